@@ -11,7 +11,7 @@ PARALLEL := -n auto --dist worksteal
 # forbids Python to keep what it has compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help drill test oldest lint lock bench torture second-writer members-model encrypted powercut fuzz completion docs
+.PHONY: help drill test oldest lint lock bench bench-places torture second-writer members-model encrypted powercut fuzz completion docs
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,10 +62,17 @@ lock: ## the lock files with the newest packages that are at least a week old (A
 	sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml > $(VENV)/lock/build-system.in
 	$(LOCK) setup.cfg $(VENV)/lock/build-system.in --output-file requirements.lock
 	$(LOCK) setup.cfg --extra test --constraint requirements.lock --output-file requirements-test.lock
+	for extra in s3 postgres; do \
+		sed -n "/^$$extra =/,/^[a-z]* =/s/^    //p" setup.cfg | \
+			$(LOCK) - --constraint requirements-test.lock --output-file requirements-$$extra.lock || exit 1; \
+	done
 	echo uv | $(LOCK) - --output-file requirements-uv.lock
 
 bench: $(READY_TO_TEST) ## the benchmark: this plugin, a bare one, SQLite's replica, an unsynced one (DIR=... for another disk)
 	$(BIN)/python -m contrib.bench --directory $(or $(DIR),/var/tmp) --json bench.json --svg docs/latency.svg
+
+bench-places: $(READY_TO_TEST) ## what a commit costs at each kind of destination, as ratios to a local file (ONLY=sftp,s3, DIR=...)
+	$(BIN)/python -m contrib.bench.destinations --directory $(or $(DIR),/var/tmp) $(if $(ONLY),--only $(ONLY)) --json bench-places.json
 
 torture: $(READY_TO_TEST) ## kill -9 at random, thousands of rounds (ROUNDS=..., SEED=..., MEMBERS=1: several members that fail)
 	$(BIN)/python -m tests.end_to_end.torture --rounds $(or $(ROUNDS),5000) $(if $(SEED),--seed $(SEED)) $(if $(MEMBERS),--members)

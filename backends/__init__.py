@@ -20,6 +20,11 @@ SCHEMES = {
     "file": "backends.places.file:FilePlace",
     "nfs": "backends.places.nfs:nfs_place",
     "usb": "backends.places.usb:UsbPlace",
+    "sftp": "backends.places.sftp:SftpPlace",
+    "s3": "backends.places.s3:BucketPlace",
+    "gs": "backends.places.s3:BucketPlace",
+    "az": "backends.places.s3:BucketPlace",
+    "postgres": "backends.places.postgres:PostgresPlace",
 }
 """Scheme → the module, and the callable in it that makes the Place. A module is imported only when its scheme is
 used, so that no scheme pays for the imports of another."""
@@ -32,7 +37,9 @@ def place_at(url: str) -> "Place":
         module, name = SCHEMES[destination.scheme].split(":")
     except KeyError:
         known = [f"{scheme}://" for scheme in SCHEMES]
-        raise BadURL(f"{url!r}: {meant.unknown_scheme(url, destination.scheme, known)}") from None
+        raise BadURL(
+            f"{meant.without_password(url)!r}: {meant.unknown_scheme(url, destination.scheme, known)}"
+        ) from None
     make = cast("Callable[[Destination], Place]", getattr(import_module(module), name))
     return make(destination)
 

@@ -4,20 +4,46 @@ import os
 import re
 import socket
 from pathlib import Path
-from urllib.parse import SplitResult, quote
+from urllib.parse import SplitResult, quote, urlsplit
 
 from backends.text import printable
 
 _NFS_MOUNT = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\]):(?P<path>/(?!/).+)")
 """An NFS share as it is written for `mount`: `nas:/volume1/backup`."""
 
-_SCP = re.compile(r"[^/@\s]+@[^/:\s]+:.*")
+_SCP = r"(?P<host>[^/@\s]+@[^/:\s]+):(?P<path>.*)"
+"""A place on an SSH server as `scp` takes it: `me@server:backup`. Compiled only if it is needed: the plugin loads this
+module before it answers lightningd."""
+
+_PASSWORD = r"(?<=//)([^/?#@:]*):[^/?#]*@"
+"""The user and the password in a URL."""
 
 _SHARE = "mount that share, and name a directory on it: nfs:///mnt/SHARE/lightning.bkp"
-_SSHFS = "mount that server with sshfs, and name a directory on it: file:///mnt/SERVER/lightning.bkp"
+_MOUNT = "mount that server, and name a directory on it: file:///mnt/SERVER/lightning.bkp"
 
-_ELSEWHERE = {"smb": _SHARE, "cifs": _SHARE, "afp": _SHARE, "sftp": _SSHFS, "ssh": _SSHFS}
+_ELSEWHERE = {
+    **dict.fromkeys(("smb", "cifs", "afp"), _SHARE),
+    **dict.fromkeys(("ftp", "ftps", "dav", "davs", "webdav", "rsync"), _MOUNT),
+}
 """Schemes that this program does not have: such a destination is reached through a mount of the system."""
+
+_OTHER_NAMES = {
+    **dict.fromkeys(("ssh", "scp", "sshfs"), "sftp"),
+    **dict.fromkeys(("s3a", "s3n"), "s3"),
+    **dict.fromkeys(("gcs", "gcp"), "gs"),
+    **dict.fromkeys(("azure", "abfs", "abfss", "wasb", "wasbs"), "az"),
+    **dict.fromkeys(("postgresql", "psql", "pg"), "postgres"),
+}
+"""What other programs call a kind of destination, and its scheme here. There is one spelling of each, so that a backup
+has one URL in backup.lock and in what is printed."""
+
+_BUCKETS = ("s3", "gs", "az")
+
+_AMAZON = r"(?:(?P<bucket>[a-z0-9][a-z0-9.-]*)\.)?s3[.-](?:(?P<region>[a-z0-9-]+)\.)?amazonaws\.com"
+"""The servers of Amazon's buckets: `s3.REGION.amazonaws.com`, with the bucket before it or in the path."""
+
+_GOOGLE = "storage.googleapis.com"
+_AZURE = ".blob.core.windows.net"
 
 
 def path_meant(path: str) -> str:
@@ -30,13 +56,19 @@ def path_meant(path: str) -> str:
     return meant.absolute().as_uri()
 
 
+def without_password(url: str) -> str:
+    """The URL as it may be shown: one with a password is printed, pasted and logged."""
+    return re.sub(_PASSWORD, r"\1@", url) if "@" in url else url
+
+
 def without_scheme(url: str) -> str:
     """A sentence for text that has no scheme at all: a path, or a name as `mount` and `scp` take it."""
     mount = _NFS_MOUNT.fullmatch(url)
     if mount is not None:
         return _nfs(mount)
-    if _SCP.fullmatch(url):
-        return f"this is how scp names a place; {_SSHFS}"
+    scp = re.fullmatch(_SCP, url)
+    if scp is not None:
+        return f"this is how scp names a place; write it as: {_sftp(scp)}"
     return f"it has no scheme; write it as a URL: {printable(path_meant(url), 1000)}"
 
 
@@ -52,7 +84,19 @@ def without_path(parts: SplitResult, example: str) -> str:
         return f"write it as: {printable(path_meant(parts.path), 1000)}"
     if parts.scheme == "file" and parts.path and "\0" not in parts.path:
         return f"it has no absolute path; write it as: {printable(path_meant('/' + parts.path), 1000)}"
+    if parts.scheme in _BUCKETS and parts.path and "\0" not in parts.path:
+        return f"write it as: {printable(_bucket(parts.scheme, parts.path), 1000)}"
     return f"it has no absolute path; write it with three slashes, like {example}"
+
+
+def without_rest(parts: SplitResult) -> str:
+    """The end of a sentence about a URL that ends after the host."""
+    host = without_password(f"{parts.scheme}://{parts.netloc}")
+    if parts.scheme == "postgres":
+        return f"names no database; write it like {host}/DATABASE"
+    if parts.scheme in _BUCKETS:
+        return f"says nothing about where in the bucket; write it like {host}/lightning.bkp"
+    return f"names no directory; write it like {host}/path/lightning.bkp"
 
 
 def of_a_file_with_host(host: str, path: str) -> str:
@@ -70,6 +114,10 @@ def unknown_scheme(url: str, scheme: str, known: list[str]) -> str:
     if mount is not None:
         return _nfs(mount)
     sentence = f"there is no kind of destination {printable(scheme, 40)}://; there are {', '.join(known)}"
+    if scheme in _OTHER_NAMES:
+        return f"{sentence}. Write this one as: {printable(_renamed(url, scheme), 1000)}"
+    if scheme in ("http", "https"):
+        return f"{sentence}. If this is a bucket, write it as: {printable(_bucket_at(urlsplit(url)), 1000)}"
     return f"{sentence}. For this one, {_ELSEWHERE[scheme]}" if scheme in _ELSEWHERE else sentence
 
 
@@ -79,3 +127,42 @@ def _nfs(mount: "re.Match[str]") -> str:
         f"nfs://{mount['host']}{quote(os.fsencode(mount['path']))}; mounted, name a directory on it: "
         "nfs:///mnt/SHARE/lightning.bkp"
     )
+
+
+def _sftp(scp: "re.Match[str]") -> str:
+    """The URL for what scp takes. There, a path that does not begin with a slash is below the home directory."""
+    path = scp["path"] or "lightning.bkp"
+    below_home = path if path.startswith("/") else f"/~/{path.removeprefix('~/')}"
+    return printable(f"sftp://{scp['host']}{quote(os.fsencode(below_home), safe='/~')}", 1000)
+
+
+def _renamed(url: str, scheme: str) -> str:
+    return _OTHER_NAMES[scheme] + without_password(url)[len(scheme) :]
+
+
+def _bucket(scheme: str, path: str) -> str:
+    """The URL for `s3:bucket/prefix`, as rclone takes it, and `s3:https://server/bucket/prefix`, as restic does."""
+    if path.startswith(("http://", "https://")):
+        return _bucket_at(urlsplit(path))
+    bucket, _, prefix = path.strip("/").partition("/")
+    return f"{scheme}://{bucket or 'BUCKET'}/{prefix or 'lightning.bkp'}"
+
+
+def _bucket_at(parts: SplitResult) -> str:
+    """The URL for a bucket that is named by the web address of its server."""
+    server = (parts.hostname or "").lower()
+    first, _, rest = parts.path.strip("/").partition("/")
+    amazon = re.fullmatch(_AMAZON, server)
+    if amazon is not None:
+        bucket, prefix = (amazon["bucket"], parts.path.strip("/")) if amazon["bucket"] else (first, rest)
+        region = f"?region={amazon['region']}" if amazon["region"] else ""
+        return f"s3://{bucket or 'BUCKET'}/{prefix or 'lightning.bkp'}{region}"
+    if server.endswith(_AZURE):
+        account = server.removesuffix(_AZURE)
+        return f"az://{first or 'CONTAINER'}/{rest or 'lightning.bkp'}?account={account}"
+    scheme, option = ("gs", "") if server == _GOOGLE else ("s3", f"?endpoint={_origin(parts)}")
+    return f"{scheme}://{first or 'BUCKET'}/{rest or 'lightning.bkp'}{option}"
+
+
+def _origin(parts: SplitResult) -> str:
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2] or 'SERVER'}"

@@ -29,8 +29,8 @@ class Destination:
     options: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        query = "?" + "&".join(f"{key}={quote(value)}" for key, value in self.options) if self.options else ""
-        return f"{self.scheme}://{quote(self.host, safe=':[]')}{quote(str(self.path))}{query}"
+        query = "?" + "&".join(_option(*each) for each in self.options) if self.options else ""
+        return f"{self.scheme}://{quote(self.host, safe=':[]@,')}{quote(str(self.path))}{query}"
 
     def option(self, name: str, default: str) -> str:
         """The value of an option in the query, or `default`. If the option is given twice, the last value counts."""
@@ -56,6 +56,24 @@ class Destination:
         """Whether the URL names no host, or `localhost`."""
         return self.host in ("", "localhost")
 
+    @property
+    def is_mounted(self) -> bool:
+        """Whether it is reached through a mount of this machine: a disk, a stick, a mounted share."""
+        return self.scheme in ("file", "usb") or (self.scheme == "nfs" and self.names_no_other_machine)
+
+
+_MARKS = ("single-server",)
+"""Options that have no value: being there is what they say."""
+
+
+def _option(name: str, value: str) -> str:
+    return name if name in _MARKS and not value else f"{name}={quote(value, safe='/:')}"
+
+
+def _marked(query: str) -> str:
+    """The query with an empty value for each option that has none, as the parser wants it."""
+    return "&".join(f"{each}=" if each in _MARKS else each for each in query.split("&"))
+
 
 def quote(text: str, safe: str = "/") -> str:
     """The text percent-encoded for a URL; works for a path that is not UTF-8, too."""
@@ -67,27 +85,36 @@ def unquote(text: str) -> str:
     return _unquote(text, errors="surrogateescape")
 
 
+def names_a_mount(url: str) -> bool:
+    """Whether what this URL names is reached through a mount of this machine. Text that is no URL is taken for that."""
+    try:
+        return parse_url(url).is_mounted
+    except BadURL:
+        return True
+
+
 def parse_url(url: str) -> Destination:
-    """The destination that a URL names. Raises BadURL."""
+    """The destination that a URL names. Raises BadURL, in whose message no password is repeated."""
+    shown = meant.without_password(url)
     try:
         parts = urlsplit(url)
         host = unquote(parts.netloc)
         options = tuple(
-            parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), errors="surrogateescape")
+            parse_qsl(
+                _marked(parts.query), keep_blank_values=True, strict_parsing=bool(parts.query), errors="surrogateescape"
+            )
         )
     except ValueError as error:
-        raise BadURL(f"{url!r} is not a URL ({error}); write it like {EXAMPLE}") from None
+        raise BadURL(f"{shown!r} is not a URL ({error}); write it like {EXAMPLE}") from None
     if not parts.scheme:
         if not url:
             raise BadURL(f"an empty URL names no destination; write it like {EXAMPLE}")
-        raise BadURL(f"{url!r} is not a URL: {meant.without_scheme(url)}")
+        raise BadURL(f"{shown!r} is not a URL: {meant.without_scheme(url)}")
     path = unquote(parts.path)
     if not path.startswith("/") or "\0" in path:
         if parts.netloc and parts.scheme != "file":  # with three slashes the server's name would become a directory
-            raise BadURL(
-                f"{url!r} names no directory; write it like {parts.scheme}://{parts.netloc}/path/lightning.bkp"
-            )
-        raise BadURL(f"{url!r} names no destination: {meant.without_path(parts, EXAMPLE)}")
+            raise BadURL(f"{shown!r} {meant.without_rest(parts)}")
+        raise BadURL(f"{shown!r} names no destination: {meant.without_path(parts, EXAMPLE)}")
     if parts.fragment:
-        raise BadURL(f"{url!r} contains a #, which would cut the path off; write it as %23")
+        raise BadURL(f"{shown!r} contains a #, which would cut the path off; write it as %23")
     return Destination(parts.scheme, host, PurePosixPath(path), options)

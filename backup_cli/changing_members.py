@@ -28,6 +28,7 @@ from backends.node.running import running_lightningd
 from backends.node.session import known_sessions
 from backends.storage.unreachable import reaching
 from backends.text import shell_line
+from backends.urls import names_a_mount
 from backup_cli import as_owner
 from backup_cli.console import warn
 from backup_cli.new_members import mount_points
@@ -109,9 +110,10 @@ def first_of_several(directory: Path, settings: Settings, session: str) -> AtRes
     backup = backup_at(settings.url)
     backup_id = answered(settings.url, backup.id)
     if backup_id != settings.backup_id:
+        asked = "; is the right disk mounted there?" if names_a_mount(settings.url) else "."
         raise BackupError(
-            f"{settings.url} holds another backup than the one that {LOCK_FILE} names. Nothing was changed; is the "
-            "right disk mounted there? To see how the two compare, run: backup-cli check-config"
+            f"{settings.url} holds another backup than the one that {LOCK_FILE} names. Nothing was changed{asked} To "
+            "see how the two compare, run: backup-cli check-config"
         )
     backup.end()  # raises Damaged
     sessions, writer = known_sessions(directory, backup_id), backup.last_writer()

@@ -28,6 +28,8 @@ def _rows(member: MemberStatus) -> Iterator[tuple[str, str]]:
     behind = lag_in_words(member)
     if behind:
         yield "lag", behind
+    space = [] if member.stored_bytes is None else [f"{size(member.stored_bytes)} stored"]
     if member.free_bytes is not None and member.total_bytes is not None:
-        stored = "" if member.stored_bytes is None else f"{size(member.stored_bytes)} stored, "
-        yield "space", f"{stored}{size(member.free_bytes)} of {size(member.total_bytes)} free"
+        space.append(f"{size(member.free_bytes)} of {size(member.total_bytes)} free")
+    if space:
+        yield "space", ", ".join(space)

@@ -20,6 +20,7 @@ from backends.members.where import mount_point, same_place, share_a_fate
 from backends.node.lockfile import DEFAULT_GRACE, MAX_GRACE, Settings
 from backends.node.members_note import MembersNote
 from backends.storage.unreachable import reaching
+from backends.urls import names_a_mount
 from backup_cli.console import progress, say, warn
 from backup_cli.options import Making, removed_on_failure
 from backup_cli.waiting import answered
@@ -82,13 +83,17 @@ def planned(urls: Sequence[str], need: int | None, grace: float | None) -> Plan:
     return Plan(tuple(members), need or 1, DEFAULT_GRACE if grace is None else grace)
 
 
+def _are_the_same(url: str) -> str:
+    return "are the same directory" if names_a_mount(url) else "are the same place, or one of them is inside the other"
+
+
 def refuse_same_places(members: Sequence[Member], new: Sequence[Member]) -> None:
     """Raise BackupError if one of `new`, which are among `members`, is the same place as another of `members`."""
     for one, other in combinations(members, 2):
         if (one in new or other in new) and same_place(one.url, other.url):
             raise BackupError(
-                f"{one.url} and {other.url} are the same directory, so the second would be no second copy. Nothing was "
-                "changed; choose a place on another disk"
+                f"{one.url} and {other.url} {_are_the_same(one.url)}, so the second would be no second copy. Nothing "
+                "was changed; choose a place on another disk or server"
             )
 
 

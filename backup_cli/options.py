@@ -26,6 +26,7 @@ from backends.system.owners import user_name
 from backends.text import counted, one_line, printable
 from backends.urls import Destination, parse_url
 from backup_cli import as_owner
+from backup_cli.completing import offered_urls
 from backup_cli.waiting import answered
 
 A_PATH = click.Path(path_type=Path, readable=False)
@@ -83,9 +84,9 @@ def show_statements(command: Callable[_P, _Result]) -> Callable[_P, _Result]:
 _ASK = "add --show-statements to print that statement in full; it may hold secrets, so share it with nobody"
 
 
-url_argument = click.argument("url", metavar="URL")
+url_argument = click.argument("url", metavar="URL", shell_complete=offered_urls)
 
-urls_argument = click.argument("urls", metavar="URL...", nargs=-1, required=True)
+urls_argument = click.argument("urls", metavar="URL...", nargs=-1, required=True, shell_complete=offered_urls)
 
 
 def _lift(context: click.Context, option: click.Parameter, given: bool) -> None:

@@ -68,7 +68,7 @@ def metrics(seen: Status, now: float) -> str:
         "known_damage": int(seen.known_damage is not None),
         "troubles": len(seen.troubles),
         "compaction_failed": int(TroubleKind.COMPACTION_FAILED in kinds),
-        "space_low": int(TroubleKind.SPACE_LOW in kinds or is_space_low(seen.free_bytes, stored)),
+        "space_low": int(TroubleKind.SPACE_LOW in kinds or _is_low(seen, stored)),
         "data_version": seen.data_version,
         "last_change_timestamp_seconds": seen.last_change,
         "last_compaction_timestamp_seconds": seen.last_compaction,
@@ -87,6 +87,10 @@ def metrics(seen: Status, now: float) -> str:
     node_id = HIDDEN if seen.hidden else seen.node_id or ""
     text += _figure("info", _labels(url=seen.url, backup_id=seen.backup_id, node_id=node_id), 1)
     return text + (_of_members(seen) if seen.members else "")
+
+
+def _is_low(seen: Status, stored: int) -> bool:
+    return seen.free_bytes is not None and is_space_low(seen.free_bytes, stored)
 
 
 def _of_members(seen: Status) -> str:

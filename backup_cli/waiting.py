@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from backends.commit_timeout import DEFAULT_COMMIT_TIMEOUT, commit_timeout_of
 from backends.errors import Unreachable
-from backends.urls import BadURL, parse_url
+from backends.urls import BadURL, names_a_mount, parse_url
 from backup_cli.console import say
 
 FIRST_WORD = 5.0
@@ -48,12 +48,18 @@ def answered(url: str, ask: Callable[[], _Result]) -> _Result:
         return asking.wait(max(timeout + _MARGIN - FIRST_WORD, 0.0))
     except NoAnswer:
         error = Unreachable(
-            f"{url} has not answered for {timeout:.0f} seconds. What was saved there is safe; check whether the server "
-            "or disk is up, and if it stays silent, remount it (umount -f, then mount); then repeat the command"
+            f"{url} has not answered for {timeout:.0f} seconds. What was saved there is safe; {_what_to_check(url)}; "
+            "then repeat the command"
         )
     if _silent is not None:
         _silent[url] = error
     raise error
+
+
+def _what_to_check(url: str) -> str:
+    if names_a_mount(url):
+        return "check whether the server or disk is up, and if it stays silent, remount it (umount -f, then mount)"
+    return "check whether the server is up, and whether this machine can reach it"
 
 
 @contextmanager

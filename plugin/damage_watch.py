@@ -19,6 +19,9 @@ from backends.node.directory import database_path
 LOOK_EVERY = 5.0
 """Seconds between two checks for damage that other processes have found."""
 
+LOOK_RARELY = 60.0
+"""The same where each request is paid for: every 5 seconds would be half a million requests in a month."""
+
 HEAL_AT_ONCE = 64 << 20
 """Bytes of a database for which a running node can be kept waiting: a second or two with a slow stick."""
 
@@ -54,7 +57,7 @@ class DamageWatch:
         now = time.monotonic()
         if now < self._next_look:
             return
-        self._next_look = now + LOOK_EVERY
+        self._next_look = now + (LOOK_RARELY if writer.storage.costly else LOOK_EVERY)
         with suppress(BackupError):
             if self._unsaved is not None:
                 writer.damage.note(self._unsaved)

@@ -23,6 +23,7 @@ from backends.members.configuring import BEING_ADDED, add_member, check_new_memb
 from backends.members.epochs import Epochs
 from backends.members.live_status import live_statuses
 from backends.members.running import RunningMembers
+from backends.members.strangers import encrypt_later, readable_by_others
 from backends.members.urls import is_name, new_name, split_trailing
 from backends.members.where import mount_point
 from backends.node.lockfile import Settings, read_settings, write_settings
@@ -41,7 +42,7 @@ def add_by_rpc(running: RunningMembers, url: str, name: str | None) -> dict[str,
     """Add a member to a backup that has several. Raises BackupError."""
     member = _new_member(url, name, running.epochs.settings.members)
     add_member(running, member, place_at(member.url))
-    return _added(member)
+    return _added(member, running.epochs)
 
 
 def remove_by_rpc(running: RunningMembers, name: str) -> dict[str, Any]:
@@ -59,8 +60,10 @@ def _new_member(url: str, name: str | None, members: tuple[Member, ...]) -> Memb
     return Member(name or new_name(plain, [each.name for each in members]), plain, trailing)
 
 
-def _added(member: Member) -> dict[str, Any]:
-    return {"added": member.name, "url": member.url, "trailing": member.trailing, "state": "catching_up"}
+def _added(member: Member, epochs: Epochs) -> dict[str, Any]:
+    added = {"added": member.name, "url": member.url, "trailing": member.trailing, "state": "catching_up"}
+    told = None if epochs.key is not None else readable_by_others([member.url], encrypt_later(epochs.directory))
+    return added if told is None else {**added, "warning": told}
 
 
 def several_of_one(directory: Path, url: str, name: str | None) -> tuple[Settings, dict[str, Any]]:
@@ -86,7 +89,7 @@ def several_of_one(directory: Path, url: str, name: str | None) -> tuple[Setting
     storage.publish(MEMBERS, epochs.current_document(first.name).encode())
     write_members_note(directory, note)
     write_settings(directory, settings)
-    return before, _added(new)
+    return before, _added(new, epochs)
 
 
 def reopened(report: Report, directory: Path, before: Settings) -> tuple[Writer, RunningMembers | None, str]:

@@ -21,10 +21,7 @@ def making(storage: Storage) -> Iterator[None]:
     except FileExistsError:
         raise already_exists(storage) from None
     except FileNotFoundError:
-        raise BackupError(
-            f"the directory in which {place} should be made does not exist. Nothing was made; is the disk or share "
-            "mounted? If it is, create the directory first"
-        ) from None
+        raise BackupError(_nowhere_to_make(storage)) from None
     except PermissionError as error:
         raise BackupError(
             f"{place} cannot be made: the user {user_name(os.geteuid())} may not write there. Nothing was made; "
@@ -34,6 +31,13 @@ def making(storage: Storage) -> Iterator[None]:
         raise BackupError(
             f"{place} cannot be made: {error.strerror or error}. Nothing was left there; fix that and try again"
         ) from error
+
+
+def _nowhere_to_make(storage: Storage) -> str:
+    missing = f"the directory in which {storage.describe()} should be made does not exist. Nothing was made"
+    if storage.is_mounted:
+        return f"{missing}; is the disk or share mounted? If it is, create the directory first"
+    return f"{missing}; is the URL right? If it is, create that directory there first"
 
 
 def _own_directory(error: PermissionError) -> str:

@@ -70,8 +70,9 @@ class Status:
     last_compaction: int | None
     snapshot_bytes: int
     segment_bytes: int
-    free_bytes: int
-    total_bytes: int
+    free_bytes: int | None
+    """None if the destination cannot tell, as a bucket cannot."""
+    total_bytes: int | None
     damaged: bool
     troubles: tuple[Trouble, ...]
     """Empty when all is well."""
@@ -218,8 +219,8 @@ def _status(
         last_compaction=manifest.created if manifest.made_by_compaction else None,
         snapshot_bytes=snapshot,
         segment_bytes=segments,
-        free_bytes=space.free,
-        total_bytes=space.total,
+        free_bytes=space.free if space.is_known else None,
+        total_bytes=space.total if space.is_known else None,
         damaged=damaged or known is not None,
         troubles=(*earlier, *troubles),
         known_damage=known,

@@ -7,6 +7,7 @@ from backends.log.member_status import MemberState, MemberStatus
 from backends.log.status import Status, Trouble, TroubleKind, is_space_low, space_in_words
 from backends.text import counted
 from backends.times import known_moment
+from backends.urls import names_a_mount
 
 DAY_AND_MINUTE = "%a %Y-%m-%d %H:%M"
 """How the sentences about members write a point in time: `Tue 2026-11-24 14:03`."""
@@ -80,16 +81,26 @@ def _out_of_sync(member: MemberStatus, in_sync: Sequence[str]) -> str:
         missing = "" if member.lag_changes is None else f" ({counted(member.lag_changes, 'change')} to go)"
         return f"{begins}. The node is bringing it up to date now{missing}; nothing needs to be done"
     holds = f", which {listed(in_sync)} {'holds' if len(in_sync) == 1 else 'hold'}" if in_sync else ""
+    remedy = (
+        "Plug it in, mount it, or free some space there, whichever it needs"
+        if names_a_mount(member.url)
+        else "Check its server, the way to it, and the space there"
+    )
     return (
-        f"{begins}. It may lack the newest changes{holds}. Plug it in, mount it, or free some space there, whichever "
-        "it needs; the running node then brings it up to date by itself"
+        f"{begins}. It may lack the newest changes{holds}. {remedy}; the running node then brings it up to date by "
+        "itself"
     )
 
 
 def _unreachable(member: MemberStatus) -> str:
+    remedy = (
+        "Plug it in, mount it, or switch it on"
+        if names_a_mount(member.url)
+        else "Check its server, and the way to it from here"
+    )
     return (
-        f"{member.name} cannot be read now ({member.why or 'nobody knows why'}), so what it holds is unknown. Plug it "
-        "in, mount it, or switch it on; the running node then brings it up to date by itself, if it lacks anything"
+        f"{member.name} cannot be read now ({member.why or 'nobody knows why'}), so what it holds is unknown. "
+        f"{remedy}; the running node then brings it up to date by itself, if it lacks anything"
     )
 
 

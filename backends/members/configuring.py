@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from backends.errors import BackupError
 from backends.log.format.members import MAX_MEMBERS, Member
-from backends.members.examine import Obstructed, examine
+from backends.members.examine import Obstacle, Obstructed, examine
 from backends.members.running import RunningMembers
 from backends.members.survey import ask_all, why_not_seen
-from backends.members.where import mount_point
+from backends.members.where import mount_point, same_place
 from backends.node.lockfile import write_settings
 from backends.node.members_note import MembersNote
 from backends.places.base import Place
@@ -31,7 +31,14 @@ def check_new_member(member: Member, place: Place, members: tuple[Member, ...], 
         raise BackupError(f"{member.url} is a member already. Nothing was changed")
     if len(members) >= MAX_MEMBERS:
         raise BackupError(f"a backup has at most {MAX_MEMBERS} members. Nothing was changed; remove one first")
-    _, failures = ask_all({member.name: lambda: examine(member.name, member.url, place, note)}, WITHIN)
+
+    def look() -> None:
+        for each in members:
+            if same_place(member.url, each.url):  # it would be caught up from itself
+                raise Obstructed(Obstacle.NOT_THERE, f"it is the same place as {each.name} ({each.url})")
+        examine(member.name, member.url, place, note)
+
+    _, failures = ask_all({member.name: look}, WITHIN)
     if member.name in failures:
         error = failures[member.name]
         why = error.why if isinstance(error, Obstructed) else why_not_seen(error, WITHIN)

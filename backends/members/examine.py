@@ -56,7 +56,7 @@ class Obstructed(Exception):
 def examine(name: str, url: str, place: Place, note: MembersNote) -> bool:
     """Whether the member's directory exists. Raises Obstructed if it must not be written to now."""
     try:
-        place.check_present()
+        place.check_where()
         place.check_writable()
         _demand_mount(url, note.mounts.get(name))
         if not place.storage.exists():

@@ -50,6 +50,8 @@ def statuses(
 
     def status(member: Member) -> MemberStatus:
         name, space = member.name, spaces.get(member.name)
+        if space is not None and not space.is_known:
+            space = None
         obstacle = obstacles.get(name)
         state = _state(member, name in in_sync, None if obstacle is None else obstacle[0])
         noted = None if state is MemberState.IN_SYNC else out.get(name)

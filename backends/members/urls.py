@@ -6,6 +6,7 @@ Operators type it (`--without nas`), so it is short: lower-case letters, digits 
 
 import re
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from backends.log.format.members import MAX_MEMBERS, Member
 from backends.urls import BadURL, Destination, parse_url
@@ -71,10 +72,30 @@ def is_name(text: str) -> bool:
     return len(text) <= MAX_NAME and _NAME.fullmatch(text) is not None
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that a URL names, without the user: its name in lower case, and its port as text, if it has one."""
+
+    name: str
+    port: str = ""
+
+
+def servers(destination: Destination) -> tuple[Server, ...]:
+    """The servers that the URL's host names: one, or several of a cluster. A bucket and a stick count as one, too."""
+    return tuple(_server(text) for text in destination.host.rpartition("@")[2].split(",") if text)
+
+
+def _server(text: str) -> Server:
+    found = re.fullmatch(r"(.+?):([0-9]+)", text)
+    name, port = (text, "") if found is None else found.groups()
+    return Server(name.lower(), port.lstrip("0"))
+
+
 def _telling(destination: Destination) -> str:
-    """The part of the URL that tells this place from others."""
-    if destination.scheme in _BY_HOST and not destination.names_no_other_machine:
-        return re.sub(r":\d+$", "", destination.host.rpartition("@")[2])
+    """The part of the URL that tells this place from others. A Unix socket's path is the same on every machine."""
+    named = servers(destination) if destination.scheme in _BY_HOST else ()
+    if named and named[0].name != "localhost" and not named[0].name.startswith("/"):
+        return named[0].name
     path = destination.path
     if path.name.endswith(SUFFIX):
         return path.parent.name or path.name.removesuffix(SUFFIX)

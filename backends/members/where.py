@@ -1,15 +1,27 @@
-"""Where members are: whether two URLs name the same directory, and what could destroy two members at once."""
+"""Where members are: whether two URLs name the same place, and what could destroy two members at once."""
 
 import os
+import socket
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from backends import place_at
 from backends.errors import BackupError
+from backends.members.urls import Server, servers
 from backends.mounts.sticks import find_stick
 from backends.mounts.table import mount_of
+from backends.places.base import Place
 from backends.storage.unreachable import reaching
-from backends.urls import parse_url
+from backends.urls import Destination, parse_url
+
+_PORTS = {"sftp": "22", "postgres": "5432", "nfs": "2049", "http": "80", "https": "443"}
+"""The port that a server has where the URL names none."""
+
+_SCHEMA = "lightning_backup"
+"""The schema of a postgres:// URL that names none."""
+
+_BUCKETS = ("s3", "gs", "az")
 
 
 def local_path(url: str) -> Path | None:
@@ -34,11 +46,20 @@ def mount_point(url: str) -> str | None:
 
 
 def same_place(one: str, other: str) -> bool:
-    """Whether two URLs name the same directory, as far as that can be known before it is made.
+    """Whether two URLs name the same place, or one inside the other in a bucket, as far as that can be known before it
+    is made.
 
-    Links, bind mounts and different schemes are seen through, for directories of this machine. Raises BadURL.
+    Links, bind mounts and different schemes are seen through, for directories of this machine. Elsewhere, what may be
+    the same counts as the same: a member that is copied onto itself could destroy it. Raises BadURL.
     """
     first, second = parse_url(one), parse_url(other)
+    if first.scheme == second.scheme:
+        if first.scheme in _BUCKETS:
+            return _same_bucket(first, second) and _overlap(first, second)
+        if first.scheme == "sftp":
+            return bool(_common_servers(first, second)) and _same_path_for_users(first, second)
+        if first.scheme == "postgres":
+            return bool(_common_servers(first, second)) and _database(first) == _database(second)
     if (first.scheme, first.host.lower(), first.path) == (second.scheme, second.host.lower(), second.path):
         return True
     with suppress(BackupError, OSError):
@@ -46,6 +67,45 @@ def same_place(one: str, other: str) -> bool:
         if paths[0] is not None and paths[1] is not None:
             return _same_directory(paths[0], paths[1])
     return False
+
+
+def _common_servers(one: Destination, other: Destination) -> set[Server]:
+    """The servers that both URLs name, whatever their order. A port that is the default need not be written."""
+    named = [
+        {Server(each.name, each.port or _PORTS.get(place.scheme, "")) for each in servers(place)}
+        for place in (one, other)
+    ]
+    return named[0] & named[1]
+
+
+def _same_path_for_users(one: Destination, other: Destination) -> bool:
+    """Whether the paths are equal, and below the home directory of what may be the same user."""
+    if one.path != other.path:
+        return False
+    users = {place.host.rpartition("@")[0] for place in (one, other)}
+    return one.path.parts[1:2] != ("~",) or len(users) == 1 or "" in users
+
+
+def _database(place: Destination) -> tuple[object, ...]:
+    return place.path, place.option("schema", _SCHEMA)
+
+
+def _same_bucket(one: Destination, other: Destination) -> bool:
+    return _common_servers(one, other) != set() and _endpoint(one) == _endpoint(other)
+
+
+def _endpoint(place: Destination) -> tuple[str, Server | None]:
+    """The scheme of the store, and the server that serves its buckets; None for the provider's own."""
+    parts = urlsplit(place.option("endpoint", ""))
+    if not parts.netloc:
+        return place.scheme, None
+    server = Server((parts.hostname or "").lower(), str(parts.port or _PORTS.get(parts.scheme, "")))
+    return place.scheme, server
+
+
+def _overlap(one: Destination, other: Destination) -> bool:
+    """Whether the objects of one backup would be among those of the other."""
+    return one.path.is_relative_to(other.path) or other.path.is_relative_to(one.path)
 
 
 def _same_directory(one: Path, other: Path) -> bool:
@@ -59,8 +119,11 @@ def share_a_fate(one: str, other: str) -> str | None:
     Raises BackupError if a place cannot be asked.
     """
     first, second = parse_url(one), parse_url(other)
-    if first.host and first.host == second.host and not first.names_no_other_machine:
-        return f"server {first.host}"
+    if first.scheme in _BUCKETS and second.scheme in _BUCKETS and _same_bucket(first, second):
+        return f"bucket {servers(first)[0].name}"
+    common = [name for name in _machines(first) if name in _machines(second)]
+    if common:
+        return f"server {common[0]}"
     path = local_path(other)
     if path is None or local_path(one) is None:
         return None
@@ -68,3 +131,33 @@ def share_a_fate(one: str, other: str) -> str | None:
     with reaching(storage):
         there = path if path.exists() else path.parent
         return "disk" if storage.shares_disk_with(there) else None
+
+
+def place_warnings(url: str, place: Place, directory: Path) -> list[str]:
+    """What the operator of the node in `directory` should know about keeping its backup at this URL, whose place is
+    `place`: one sentence per item. Raises BackupError."""
+    found, named = place.warnings(directory), parse_url(url)
+    machines = [] if named.is_mounted else _machines(named)
+    if machines and all(_is_here(name) for name in machines):
+        found.append(
+            f"{url} is reached at this machine's own address. Unless a tunnel begins there, the backup is on the "
+            "node's own machine: when that is stolen, burns or loses its disk, database and backup die together. "
+            "Better use a server elsewhere"
+        )
+    return found
+
+
+def _is_here(name: str) -> bool:
+    """Whether a server's name is this machine's own: an address of the loopback, its host name, or a Unix socket."""
+    own = socket.gethostname().lower()
+    return name in ("localhost", "[::1]", own, own.partition(".")[0]) or name.startswith(("127.", "/"))
+
+
+def _machines(place: Destination) -> list[str]:
+    """The names of the servers, sticks and stores that the member is lost with."""
+    if place.scheme in _BUCKETS:
+        endpoint = _endpoint(place)[1]
+        return [] if endpoint is None else [endpoint.name]
+    if place.scheme in ("file", "nfs") and place.names_no_other_machine:
+        return []
+    return [server.name for server in servers(place)]

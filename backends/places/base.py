@@ -13,6 +13,9 @@ class Place(ABC):
     Making a Place does not touch the destination. Methods raise BackupError when the place fails.
     """
 
+    strangers: bool = False
+    """Whether people other than the operator may read what is kept there: a rented server, a bucket, a cluster."""
+
     @property
     @abstractmethod
     def storage(self) -> Storage:
@@ -43,6 +46,10 @@ class Place(ABC):
 
     def check_present(self) -> None:  # noqa: B027 (most places have nothing to add)
         """Raise a BackupError that says more than "there is no backup", where the place knows more."""
+
+    def check_where(self) -> None:  # noqa: B027
+        """Raise a BackupError if something else is in the place that the URL means, so that a missing backup must not
+        be made there: another share than the one at `init`."""
 
     def check_writable(self) -> None:  # noqa: B027
         """Raise BackupError for a place from which a backup can be read, but where none may be kept."""

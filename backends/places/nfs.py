@@ -81,6 +81,12 @@ class MountedSharePlace(Place):
         if not there:
             raise Unreachable(self._nothing_there(), clause="the mounted share holds no such backup")
 
+    def check_where(self) -> None:
+        with reaching(self._share):
+            there = self._share.exists()
+        if not there and self._remembered not in ("", self._share.look().mount.source):
+            raise Unreachable(self._nothing_there(), clause="another share is mounted there")
+
     def _nothing_there(self) -> str:
         mounted = self._share.look().mount.describe()
         if self._remembered and self._share.look().mount.source != self._remembered:

@@ -47,10 +47,19 @@ class Lock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Bytes on the filesystem that holds the backup."""
+    """Bytes on the filesystem that holds the backup. A place that cannot tell says UNKNOWN_SPACE."""
 
     free: int
     total: int
+
+    @property
+    def is_known(self) -> bool:
+        """Whether these are numbers to show to people. No filesystem that can tell its size has an exbibyte."""
+        return self.total < UNKNOWN_SPACE.total
+
+
+UNKNOWN_SPACE = Space(1 << 60, 1 << 60)
+"""The space at a place that has no size of its own, such as a bucket: whatever a backup needs fits there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,13 @@ class ReadHandle(ABC):
 
 class WriteHandle(ABC):
     """A file that is open for writing. Only the backup's one writer has such a handle."""
+
+    safe_to: int | None = None
+    """Up to which byte the file may be written; None means no limit.
+
+    Set when a connection broke while zeros were preallocated: they may still arrive, and would overwrite what was
+    written there meanwhile.
+    """
 
     @abstractmethod
     def write(self, offset: int, data: bytes) -> None:
@@ -203,6 +219,12 @@ class Storage(ABC):
         """
         return False
 
+    def stop_late_changes(self) -> None:  # noqa: B027 (elsewhere, nothing comes late)
+        """Make sure that no change of a name that an earlier writer asked for is still carried out.
+
+        A server may hold up a request for any length of time. Called at a take-over, before the files are sealed.
+        """
+
     def lock(self, what: str) -> Lock | None:
         """Lock the backup against the other processes of this machine, including those in containers.
 
@@ -253,6 +275,11 @@ class Storage(ABC):
 
     def shares_disk_with(self, path: Path) -> bool:
         """Whether the failure of one disk of this machine may destroy both this directory and `path`."""
+        return False
+
+    @property
+    def is_mounted(self) -> bool:
+        """Whether it is reached through a mount of this machine, so that a missing backup may mean a missing mount."""
         return False
 
     def why_unwritable(self) -> str | None:

@@ -70,6 +70,10 @@ class LocalStorage(Storage):
     def describe(self) -> str:
         return str(self._given)
 
+    @property
+    def is_mounted(self) -> bool:
+        return True
+
     def about(self) -> list[str]:
         return [mount_of(self._path).describe()]
 

@@ -69,6 +69,10 @@ class MountedStorage(Storage):
     def describe(self) -> str:
         return self._name if self._found is None else f"{self._found.path} ({self._found.words})"
 
+    @property
+    def is_mounted(self) -> bool:
+        return True
+
     def about(self) -> list[str]:
         mount = self.look().mount
         options = ", ".join(sorted(mount.options - {"rw", "relatime"}))

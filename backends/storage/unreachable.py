@@ -18,11 +18,7 @@ def reaching(storage: Storage) -> Iterator[None]:
     except OSError as error:
         place = storage.describe()
         if isinstance(error, FileNotFoundError) and not _there(storage):
-            raise Unreachable(
-                f"there is no backup at {place}: is the disk or share that holds it mounted, and "
-                "is the name right? Nothing was changed; mount it, or correct the URL, then try again",
-                clause="there is no backup",
-            ) from error
+            raise Unreachable(_nothing_at(place, storage), clause="there is no backup") from error
         if isinstance(error, PermissionError) and (closed := closed_to_us(storage)):
             raise closed_error(f"{place} cannot be read by the user {user_name(os.geteuid())}", closed) from error
         if isinstance(error, FileNotFoundError):
@@ -37,6 +33,15 @@ def reaching(storage: Storage) -> Iterator[None]:
             "is lost; fix that and try again",
             clause=f"it cannot be used: {error.strerror or error}",
         ) from error
+
+
+def _nothing_at(place: str, storage: Storage) -> str:
+    if storage.is_mounted:
+        return (
+            f"there is no backup at {place}: is the disk or share that holds it mounted, and is the name right? "
+            "Nothing was changed; mount it, or correct the URL, then try again"
+        )
+    return f"there is no backup at {place}: is the URL right? Nothing was changed; correct the URL, then try again"
 
 
 def closed_to_us(storage: Storage) -> list[Closed]:

@@ -10,11 +10,13 @@ from backends import backup_at
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.status import Status, TroubleKind
+from backends.members.where import place_warnings
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings, read_settings
 from backends.node.pairing import BackupEnd, Identity, NextStart, NodeDatabase, Pairing, Relation
 from backends.node.present import end_of_backup, inspect_node, pair_at
 from backends.node.sync_point import read_sync_point
+from backends.urls import names_a_mount
 from backup_cli.checks.key import check_key
 from backup_cli.checks.members import OF_MEMBERS, check_members
 from backup_cli.checks.space import check_space
@@ -64,7 +66,7 @@ def _check_destination(directory: Path, settings: Settings) -> Iterator[Finding]
             return
         seen, advice, closed = (
             backup.status(settings.url),
-            backup.place.warnings(directory),
+            place_warnings(settings.url, backup.place, directory),
             backup.place.why_unwritable(),
         )
         pairing = pair_at(directory, settings, end_of_backup(backup, settings.url, seen), database)
@@ -72,7 +74,7 @@ def _check_destination(directory: Path, settings: Settings) -> Iterator[Finding]
         yield problem("destination", str(error))
         return
     except OSError as error:
-        yield problem("destination", f"{settings.url} cannot be read: {error.strerror or error}; is it mounted?")
+        yield problem("destination", _unreadable(settings.url, error))
         return
     yield from _check_log(directory, settings, backup, seen, pairing)
     yield from _check_schema(database)
@@ -97,7 +99,7 @@ def _check_several(directory: Path, settings: Settings) -> Iterator[Finding]:
         yield problem("destination", " ".join([str(error), "; ".join(error.listed)]).strip())
         return
     except OSError as error:
-        yield problem("destination", f"{settings.url} cannot be read: {error.strerror or error}; is it mounted?")
+        yield problem("destination", _unreadable(settings.url, error))
         return
     yield from _check_log(directory, settings, backup, seen, pairing)
     yield from _check_schema(database)
@@ -108,6 +110,11 @@ def _check_several(directory: Path, settings: Settings) -> Iterator[Finding]:
         refused = why_no_start(directory, settings, backup, several.found.survey.seen, behind=behind)
     if refused is not None:
         yield problem("next start", f"the node would not start now: {refused}")
+
+
+def _unreadable(url: str, error: OSError) -> str:
+    asked = "; is it mounted?" if names_a_mount(url) else ""
+    return f"{url} cannot be read: {error.strerror or error}{asked}"
 
 
 def _check_log(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backends.errors import BackupError, DamagedSlot, KeyNeeded, WrongSecret
 from backends.log.format.keys import HsmSlot, KeysDocument, PassphraseSlot
+from backends.members.strangers import encrypt_later, readable_by_others
 from backends.node.directory import database_path
 from backends.node.hsm_secret import HSM_SECRET
 from backends.node.hsm_seed import SeedNeedsPassphrase, read_seed
@@ -16,7 +17,7 @@ from backends.node.key_file import KEY_FILE, NodeKey, key_file_is_open, key_in_u
 from backends.node.lockfile import Settings
 from backends.text import shell_line
 from backup_cli.findings import Finding, ok, problem, warning
-from backup_cli.seen_encryption import Encrypted, best_slots, look_for_encryption
+from backup_cli.seen_encryption import Encrypted, Look, best_slots, look_for_encryption
 
 SLOTS = "key slots"
 
@@ -24,11 +25,13 @@ SLOTS = "key slots"
 def check_key(directory: Path, settings: Settings) -> Iterator[Finding]:
     """Whether backup.key opens this node's backup, is closed to others, and could be had again from a key slot.
 
-    Nothing is found for a plain backup. The key is known to this process afterwards, so that the rest can be checked.
+    Of a plain backup, it only says whether other people may read it. The key is known to this process afterwards, so
+    that the rest can be checked.
     """
-    members: tuple[Encrypted, ...] = ()
+    look = Look()
     with suppress(BackupError):  # that the destination cannot be read is reported as such
-        members = look_for_encryption(settings.urls, patient=False).members
+        look = look_for_encryption(settings.urls, patient=False)
+    members = look.members
     try:
         found = read_key(directory)
         load_key(directory)
@@ -39,6 +42,10 @@ def check_key(directory: Path, settings: Settings) -> Iterator[Finding]:
         yield from _check_file(directory, settings, found, members)
     if members:
         yield from _check_slots(directory, settings, members)
+    elif look.plain is not None and (found is None or not found.pending):
+        told = readable_by_others(settings.urls, encrypt_later(directory))
+        if told is not None:
+            yield warning("encryption", told)
 
 
 def _check_file(

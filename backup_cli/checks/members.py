@@ -11,7 +11,7 @@ from backends.log.member_status import MemberState, MemberStatus
 from backends.log.status import TroubleKind
 from backends.log.status_of_members import is_need_not_met_soon, need_in_words, space_trouble, state_trouble
 from backends.members.survey import WITHIN, ask_all
-from backends.members.where import share_a_fate
+from backends.members.where import place_warnings, share_a_fate
 from backup_cli.console import size
 from backup_cli.findings import Finding, Level, ok, problem, warning
 from backup_cli.members_lines import lag_in_words
@@ -92,4 +92,4 @@ def _check_disks(members: Sequence[Member], directory: Path) -> Iterator[Finding
 
 
 def _advice(url: str, directory: Path) -> list[str]:
-    return backup_at(url).place.warnings(directory)
+    return place_warnings(url, backup_at(url).place, directory)

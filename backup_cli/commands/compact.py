@@ -24,6 +24,7 @@ from backends.system.interrupts import deferred, ignored
 from backends.system.scratch import scratch_directory, scratch_place
 from backends.text import counted
 from backup_cli import as_owner
+from backup_cli.completing import offered_urls
 from backup_cli.console import Progress, progress, say, size, warn
 from backup_cli.dry_run import dry_run_option, held, tell_steps
 from backup_cli.finding_keys import find_key
@@ -37,7 +38,7 @@ from plugin.start import remember_new_session
 
 
 @click.command(short_help="Compact the backup now, with the node stopped.")
-@click.argument("url", metavar="[URL]", required=False)
+@click.argument("url", metavar="[URL]", required=False, shell_complete=offered_urls)
 @lightning_dir
 @click.option(
     "--scratch",

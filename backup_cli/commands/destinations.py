@@ -1,4 +1,5 @@
-"""`backup-cli destinations`: lists mounted filesystems that could hold a backup, each with the URL to use."""
+"""`backup-cli destinations`: lists what could hold a backup, each with its URL: mounted filesystems, and the kinds of
+destinations elsewhere."""
 
 import json
 import os
@@ -21,6 +22,7 @@ from backends.text import printable
 from backends.urls import quote
 from backup_cli import as_owner
 from backup_cli.console import hand_out, say, show_line, size
+from backup_cli.off_site import off_site, show_off_site
 from backup_cli.options import lightning_dir
 from backup_cli.waiting import NoAnswer, within
 
@@ -64,16 +66,22 @@ class Place:
     warnings: list[str]
 
 
-@click.command(short_help="List the disks, sticks and shares that could hold a backup.")
+@click.command(short_help="List what could hold a backup: disks, sticks, shares, servers elsewhere.")
 @lightning_dir
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def destinations(lightning_dir: Path, as_json: bool) -> None:
-    """List what is mounted that could hold a backup: sticks, other disks, network shares; each with its URL."""
+    """List what could hold a backup, each with its URL: what is mounted (sticks, other disks, network shares), and the
+    kinds of destinations elsewhere (SSH servers, object stores, PostgreSQL) with what each of them needs.
+
+    No server elsewhere is contacted.
+    """
     found, left_out = places(_own_disks(lightning_dir))
+    elsewhere = off_site()
     for line in left_out:
         say(line)
     if as_json:
-        hand_out(json.dumps([asdict(place) for place in found], indent=2))
+        document = {"mounted": [asdict(place) for place in found], "off_site": [asdict(kind) for kind in elsewhere]}
+        hand_out(json.dumps(document, indent=2))
         return
     for place in found:
         _show(place)
@@ -83,6 +91,9 @@ def destinations(lightning_dir: Path, as_json: bool) -> None:
     if not found:
         nothing = "Nothing else" if left_out else "Nothing"
         say(f"{nothing} that is mounted here is suitable. Plug in a stick and mount it, or mount a network share.")
+    show_line("")
+    show_line("Elsewhere, safe from a fire or a thief here; other people may read it, so encrypt it (init --encrypt):")
+    show_off_site(elsewhere, partial(show_line, bold=True), show_line)
 
 
 def places(own_disks: frozenset[str]) -> tuple[list[Place], list[str]]:

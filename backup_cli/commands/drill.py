@@ -27,6 +27,7 @@ from backends.system.scratch import scratch_directory, scratch_place
 from backends.text import counted
 from backends.urls import parse_url
 from backup_cli import as_owner
+from backup_cli.completing import offered_urls
 from backup_cli.console import moment_ago, progress, say, show_line, show_row, size, warn
 from backup_cli.drill.lost_node import LostNode
 from backup_cli.drill.player import Player, recorded_calls
@@ -45,7 +46,7 @@ from plugin.foresight import brings_forward
 
 
 @click.command(short_help="Rehearse a disaster, and measure the destination.")
-@click.argument("url", metavar="[URL]", required=False)
+@click.argument("url", metavar="[URL]", required=False, shell_complete=offered_urls)
 @click.option(
     "--lightning-dir",
     type=A_PATH,

@@ -14,6 +14,8 @@ from backends.errors import BackupError
 from backends.holder import COMMAND
 from backends.legacy import LegacyBackup, legacy_path
 from backends.log.backup import Backup, StoreSlots
+from backends.members.strangers import ENCRYPT_AT_ONCE, encrypt_later, readable_by_others
+from backends.members.where import place_warnings
 from backends.node.directory import database_path
 from backends.node.hand_over import hand_over
 from backends.node.pairing import NodeDatabase
@@ -102,6 +104,12 @@ def import_(
             _import_for_node(task, directory, consent, dry_run, as_json)
 
 
+def _warn_of_strangers(task: "_Import", remedy: str) -> None:
+    told = None if task.encrypt is not None else readable_by_others([task.url], remedy)
+    if told is not None:
+        warn(told)
+
+
 @dataclass(frozen=True, slots=True)
 class _Import:
     """What is to be made of what."""
@@ -118,6 +126,7 @@ def _import_alone(task: _Import, dry_run: bool, as_json: bool) -> None:
     """Make the backup for no node in particular, so nothing but its key slots opens it if it is encrypted."""
     task.backup.check_new()
     if dry_run:
+        _warn_of_strangers(task, ENCRYPT_AT_ONCE)
         with _read(task, None) as source:
             encrypting = [] if task.encrypt is None else would_open(None, task.encrypt, source.node_id)
             tell_steps([_would_make(task.url, source), *encrypting], as_json)
@@ -128,6 +137,7 @@ def _import_alone(task: _Import, dry_run: bool, as_json: bool) -> None:
         check_new_ciphertext([task.backup], key)
         with ignored():
             making.keep()
+    _warn_of_strangers(task, "To have it encrypted, delete it, and repeat this with --encrypt")
     if key is not None:
         key.tell(None)
     if as_json:
@@ -148,6 +158,7 @@ def _import_for_node(task: _Import, directory: Path, consent: tuple[str, ...], d
         there = inspect_database(database)
         demand_newest(directory, there, in_words(there, database), consent)
         if dry_run:
+            _warn_of_strangers(task, ENCRYPT_AT_ONCE)
             tell_steps(_would_make_for(task, directory, there), as_json)
             return
         key = None if task.encrypt is None else NewKey(new_slots(directory, task.encrypt, there.node_id, may_wait=True))
@@ -161,8 +172,9 @@ def _import_for_node(task: _Import, directory: Path, consent: tuple[str, ...], d
                 with key_handed_over(directory, backup_id, key):
                     hand_over(directory, lasting, backup_id, position)
                     making.keep()
-    for line in backup.place.warnings(directory):
+    for line in place_warnings(url, backup.place, directory):
         warn(line)
+    _warn_of_strangers(task, encrypt_later(directory))
     if key is not None:
         key.tell(directory)
     if as_json:

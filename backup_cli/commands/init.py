@@ -14,6 +14,8 @@ from backends.errors import BackupError
 from backends.holder import COMMAND
 from backends.log.backup import Backup
 from backends.log.format.members import Member
+from backends.members.strangers import ENCRYPT_AT_ONCE, encrypt_later, readable_by_others
+from backends.members.where import place_warnings
 from backends.node.directory import (
     DEFAULT_DIRECTORY,
     NETWORKS,
@@ -109,6 +111,7 @@ def init(
         if there.found not in (Found.CORRUPT, Found.UNREADABLE):  # `_state` refuses these below
             demand_newest(directory, there, in_words(there, database), consent)
         if dry_run:
+            _warn_of_strangers(plan, encrypt is not None, ENCRYPT_AT_ONCE)
             steps = [_would_make(directory, plan.first.url), *_would_encrypt(directory, encrypt, there)]
             steps += [*would_attach(directory), *would_copy(plan), *lock_steps(directory, lock_names(plan))]
             tell_steps(steps, as_json)
@@ -170,6 +173,7 @@ def _tell_result(directory: Path, plan: Plan, made: _Made, as_json: bool) -> Non
     say(f"{where} is ready and holds {holds}.")
     tell_members(made.settings.members)
     warn_of_secret(directory, made.node_id, "the database")
+    _warn_of_strangers(plan, made.key is not None, encrypt_later(directory))
     if made.key is not None:
         made.key.tell(directory)
     if as_json:
@@ -219,7 +223,7 @@ SLOW_COMMIT = 0.020
 
 def _tell_place(directory: Path, member: Member, backup: Backup) -> float:
     """Say what the destination is, and how long a commit takes there. Returns the latter in seconds."""
-    for line in backup.place.warnings(directory):
+    for line in place_warnings(member.url, backup.place, directory):
         warn(line)
     at = f" at {member.name}" if member.name else ""
     for line in backup.place.about():
@@ -233,6 +237,12 @@ def _tell_place(directory: Path, member: Member, backup: Backup) -> float:
             "faster one would be better; to measure more, run: backup-cli drill URL"
         )
     return latency
+
+
+def _warn_of_strangers(plan: Plan, encrypted: bool, remedy: str) -> None:
+    told = None if encrypted else readable_by_others([member.url for member in plan.members], remedy)
+    if told is not None:
+        warn(told)
 
 
 def _would_encrypt(directory: Path, encrypt: Encrypt | None, there: NodeDatabase) -> list[str]:

@@ -20,6 +20,7 @@ from backends.node.lockfile import LOCK_FILE, read_settings
 from backends.text import printable
 from backends.times import moment
 from backup_cli import as_owner, encrypting
+from backup_cli.completing import offered_urls
 from backup_cli.console import say, show_line, warn
 from backup_cli.dry_run import dry_run_option, tell_steps
 from backup_cli.encrypting import refuse_anothers_secret, seed_of
@@ -50,7 +51,7 @@ class _Task:
 
 
 @click.command(short_help="List, test, add or remove what opens an encrypted backup.")
-@click.argument("urls", metavar="[URL]...", nargs=-1)
+@click.argument("urls", metavar="[URL]...", nargs=-1, shell_complete=offered_urls)
 @click.option("--lightning-dir", type=A_PATH, help="The node's directory.  [default: ~/.lightning, if no URL is named]")
 @click.option("--add-passphrase", is_flag=True, help="Add a passphrase that opens the backup.")
 @click.option("--add-hsm-secret", is_flag=True, help="Let the node's hsm_secret open the backup.")

@@ -16,12 +16,15 @@ from backends.log.format.members import MAX_MEMBERS, MEMBERS, Member, OutOfSync
 from backends.log.format.records import time_now
 from backends.members.configuring import BEING_ADDED
 from backends.members.new_copy import publish_document
+from backends.members.strangers import encrypt_later, readable_by_others
 from backends.members.urls import is_name, new_name, split_trailing
+from backends.members.where import place_warnings
 from backends.node.lockfile import Settings, write_settings
 from backends.node.members_note import remove_members_note
 from backends.node.writer_lock import WriterLock
 from backends.system.interrupts import deferred, ignored
 from backup_cli.changing_members import AtRest, Changing, at_rest, first_of_several, stopped_node
+from backup_cli.completing import offered_urls
 from backup_cli.console import say, warn
 from backup_cli.dry_run import dry_run_option, held, tell_steps
 from backup_cli.finding_keys import find_key
@@ -30,11 +33,12 @@ from backup_cli.key_options import KeyOptions, key_options
 from backup_cli.new_members import copy_to, refuse_same_places, tell_members, warn_of_shared_fates
 from backup_cli.options import lightning_dir, removed_on_failure
 from backup_cli.ownership import alone, take_over
+from backup_cli.seen_encryption import look_for_encryption
 from backup_cli.waiting import answered
 
 
 @click.command("member-add", short_help="Add a destination to a stopped node's backup.")
-@click.argument("url", metavar="URL")
+@click.argument("url", metavar="URL", shell_complete=offered_urls)
 @lightning_dir
 @click.option("--name", help="What the new member is called.  [default: derived from the URL]")
 @key_options
@@ -56,13 +60,17 @@ def member_add(
     never waited for. A backup with one destination becomes one with two members.
     """
     directory, settings = stopped_node(lightning_dir, "backup-member-add", url)
-    find_key(settings.urls, key, [directory])
+    found = look_for_encryption(settings.urls, patient=False)
+    find_key(found, key, [directory])
     with held(WriterLock(directory, f"{COMMAND} member-add"), dry_run):
         new = _new_member(url, name, settings)
         there = settings.members or (Member(new_name(settings.url, ()), settings.url),)
         refuse_same_places((*there, new), (new,))
         answered(new.url, backup_at(new.url).check_new)
         warn_of_shared_fates((*there, new), (new,))
+        told = None if found.members else readable_by_others([new.url], encrypt_later(directory))
+        if told is not None:
+            warn(told)
         if dry_run:
             tell_steps([f"copy the backup to {new.url}, and add it as the member {new.name}"], as_json)
             return
@@ -140,7 +148,7 @@ def _add(directory: Path, before: AtRest, new: Member) -> Settings:
 
 
 def _tell_place(directory: Path, target: Backup, new: Member) -> None:
-    for line in target.place.warnings(directory):
+    for line in place_warnings(new.url, target.place, directory):
         warn(line)
     for line in target.place.about():
         say(f"Found at {new.name}: {line}")

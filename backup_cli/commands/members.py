@@ -7,6 +7,7 @@ import click
 from backends.members.urls import split_trailing
 from backends.node.lockfile import read_settings
 from backup_cli import as_owner
+from backup_cli.completing import offered_urls
 from backup_cli.console import show_line, warn
 from backup_cli.finding_keys import find_key
 from backup_cli.for_programs import hand_out_result, json_option
@@ -17,7 +18,7 @@ from backup_cli.seen_members import SeenBackup, given_members, has_members, own_
 
 
 @click.command(short_help="List the destinations of a backup that has several.")
-@click.argument("urls", metavar="[URL]...", nargs=-1)
+@click.argument("urls", metavar="[URL]...", nargs=-1, shell_complete=offered_urls)
 @lightning_dir
 @key_options
 @json_option

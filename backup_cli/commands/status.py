@@ -19,6 +19,7 @@ from backends.node.sync_point import read_sync_point
 from backends.text import counted
 from backup_cli import as_owner
 from backup_cli.checks.backup import NOTHING_MORE
+from backup_cli.completing import offered_urls
 from backup_cli.console import hand_out, moment, moment_ago, show_line, show_row, size
 from backup_cli.finding_keys import find_key
 from backup_cli.findings import Finding, Level
@@ -34,7 +35,7 @@ from plugin.foresight import brings_forward
 
 
 @click.command(short_help="Version, age, sizes and health of a backup.")
-@click.argument("urls", metavar="[URL]...", nargs=-1)
+@click.argument("urls", metavar="[URL]...", nargs=-1, shell_complete=offered_urls)
 @lightning_dir
 @key_options
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
@@ -182,7 +183,7 @@ def _table(looked: _Looked) -> None:
         ("log", f"{counted(seen.records, 'record')} in {size(seen.segment_bytes)} since the snapshot"),
         ("snapshot", f"{size(seen.snapshot_bytes)}, generation {seen.generation} ({begun})"),
         ("compacted", _compacted(seen)),
-        ("free space", f"{size(seen.free_bytes)} of {size(seen.total_bytes)}"),
+        ("free space", _free_space(seen)),
         ("encrypted", "no" if looked.slots is None else looked.slots.in_words()),
         ("node", HIDDEN if seen.hidden else seen.node_id or "not known yet"),
     ]
@@ -203,6 +204,12 @@ _WHY_HIDDEN = (
     "This backup is encrypted, and its key is not here, so which node it is of is hidden, and so are its other members "
     "if it has several. Name what opens it: --hsm-secret FILE, --passphrase-file FILE or --key-file FILE"
 )
+
+
+def _free_space(seen: Status) -> str:
+    if seen.free_bytes is None or seen.total_bytes is None:
+        return "not known: this destination has no size of its own"
+    return f"{size(seen.free_bytes)} of {size(seen.total_bytes)}"
 
 
 def _compacted(seen: Status) -> str:

@@ -21,6 +21,7 @@ from backends.sqlite.compare import Comparison
 from backends.system.scratch import scratch_directory, scratch_place
 from backends.text import counted
 from backup_cli import as_owner
+from backup_cli.completing import offered_urls
 from backup_cli.consent.schema import accept_schema, demand_known_schema
 from backup_cli.console import show_line
 from backup_cli.dry_run import dry_run_option
@@ -45,7 +46,7 @@ from plugin.foresight import brings_forward
 
 
 @click.command(short_help="Prove that a backup can be restored.")
-@click.argument("urls", metavar="[URL]...", nargs=-1)
+@click.argument("urls", metavar="[URL]...", nargs=-1, shell_complete=offered_urls)
 @click.option(
     "--lightning-dir",
     type=A_PATH,

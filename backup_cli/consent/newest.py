@@ -19,6 +19,7 @@ from backends.node.pairing import BackupEnd, Found, Identity, NodeDatabase, Rela
 from backends.node.present import end_of_backup, pair_at
 from backends.node.sync_point import look, read_sync_point
 from backends.text import shell_line
+from backends.urls import names_a_mount
 from backup_cli.console import age, warn
 from backup_cli.pairing_text import TWO_NODES, why_copied
 from backup_cli.seen_members import newest_url
@@ -192,7 +193,7 @@ def _compare_with_note(
             f"{what}, and this node was at version {note.data_version} or later when it last wrote to {settings.url}, "
             f"which {LOCK_FILE} names and which cannot be reached ({missing})",
             State(f"the state in the backup at {settings.url}", note.data_version),
-            "Make that backup reachable (mount it, plug it in), and bring its state back",
+            f"{_reach(settings.url)}, and bring its state back",
             consent,
         )
         return
@@ -208,8 +209,8 @@ def _compare_with_note(
     demand_consent(
         f"{what}, and nobody can tell whether {settings.url}, which {LOCK_FILE} names, holds a newer state: {missing}",
         State(f"the state in the backup at {settings.url}", None),
-        "Make that backup reachable (mount it, plug it in), then repeat this. If it is lost for good, go on only with "
-        "the database that the node last ran with, never with a copy of it",
+        f"{_reach(settings.url)}, then repeat this. If it is lost for good, go on only with the database that the node "
+        "last ran with, never with a copy of it",
         consent,
     )
 
@@ -243,6 +244,10 @@ def _compare_with_legacy(
             f"Bring it back first: {shell_line('backup-cli', 'restore', settings.url, 'DEST')} (docs/migrating.md)",
             consent,
         )
+
+
+def _reach(url: str) -> str:
+    return f"Make that backup reachable{' (mount it, plug it in)' if names_a_mount(url) else ''}"
 
 
 def _changed_ago(directory: Path) -> float:

@@ -32,11 +32,11 @@ RESTORES = 7
 
 def side_by_side(directory: Path, calls: list[Call], rounds: int) -> tuple[list[float], list[float]]:
     """Seconds of each commit to a plain backup, and to an encrypted one on the same disk."""
-    plain, encrypted = in_turns(directory, calls, rounds, [_make, partial(_make, encrypted=True)])
+    plain, encrypted = in_turns(directory, calls, rounds, [make_backup, partial(make_backup, encrypted=True)])
     return plain, encrypted
 
 
-def _make(directory: Path, *, encrypted: bool = False) -> None:
+def make_backup(directory: Path, *, encrypted: bool = False) -> None:
     """Make the backup of the node in `directory`, below it, and all that the plugin needs to write to it."""
     keys: list[DataKey] = []
     url = (directory / "lightning.bkp").as_uri()

@@ -20,12 +20,18 @@ _backup_cli_completion() {
         fi
     done
 
+    local typed=${words[current]-} before
+    before=${typed%"${typed##*[:=]}"}
     local IFS=$'\n' kind value
     while IFS=, read -r kind value; do
         case $kind in
             dir) compopt -o dirnames ;;
             file) compopt -o default ;;
-            plain) COMPREPLY+=("$value") ;;
+            plain)
+                # bash replaces only what comes after the last ":" or "=".
+                [[ $value != */ ]] || compopt -o nospace
+                COMPREPLY+=("${value#"$before"}")
+                ;;
         esac
     done < <(COMP_WORDS="${words[*]}" COMP_CWORD=$current _BACKUP_CLI_COMPLETE=bash_complete "$1")
 }

@@ -8,13 +8,14 @@ from typing import Any, cast
 import pytest
 
 from backends.storage import local
+from backends.storage.channel import Malformed
 from backends.storage.local import LocalStorage
 from backends.storage.nfs import protocol
 from backends.storage.nfs.protocol import MAX_ENTRIES, MAX_NAME
 from backends.storage.nfs.rpc import Connection
 from backends.storage.nfs.version3 import Version3
 from backends.storage.nfs.version41 import Version41
-from backends.storage.nfs.xdr import Malformed, Unpacker, long, number, numbers, text
+from backends.storage.nfs.xdr import Unpacker, long, number, numbers, text
 
 _FSINFO, _READDIRPLUS = 19, 17
 _PUTFH, _READDIR41 = 22, 26

@@ -78,8 +78,29 @@ def test_wrong_arguments_are_usage_errors(arguments: tuple[str, ...]) -> None:
         ("socket:nas.local:8700", "nfs://SERVER/EXPORT/lightning.bkp"),
         ("nas:/volume1/backup", "nfs://nas/volume1/backup"),
         ("192.168.1.5:/volume1/a b", "nfs://192.168.1.5/volume1/a%20b"),
-        ("me@server:/backup", "sshfs"),
-        ("sftp://server/backup", "sshfs"),
+        ("me@server:/backup", "write it as: sftp://me@server/backup"),
+        ("me@server:backup", "write it as: sftp://me@server/~/backup"),
+        ("me@server:~/two words", "write it as: sftp://me@server/~/two%20words"),
+        ("me@server:", "write it as: sftp://me@server/~/lightning.bkp"),
+        ("ssh://me@server:2222/backup", "Write this one as: sftp://me@server:2222/backup"),
+        ("scp://server/backup", "Write this one as: sftp://server/backup"),
+        ("sftp://server", "write it like sftp://server/path/lightning.bkp"),
+        ("s3:my-bucket", "write it as: s3://my-bucket/lightning.bkp"),
+        ("s3:my-bucket/node", "write it as: s3://my-bucket/node"),
+        ("s3:https://minio.local:9000/my-bucket/node", "s3://my-bucket/node?endpoint=https://minio.local:9000"),
+        ("s3://my-bucket", "write it like s3://my-bucket/lightning.bkp"),
+        ("s3a://my-bucket/node", "Write this one as: s3://my-bucket/node"),
+        ("https://my-bucket.s3.eu-west-1.amazonaws.com/node", "s3://my-bucket/node?region=eu-west-1"),
+        ("https://s3.eu-west-1.amazonaws.com/my-bucket/", "s3://my-bucket/lightning.bkp?region=eu-west-1"),
+        ("https://s3.amazonaws.com/my-bucket/node", "s3://my-bucket/node"),
+        ("https://s3.server.example/my-bucket/node", "s3://my-bucket/node?endpoint=https://s3.server.example"),
+        ("https://storage.googleapis.com/my-bucket/node", "gs://my-bucket/node"),
+        ("https://me.blob.core.windows.net/box/node", "az://box/node?account=me"),
+        ("gcs://my-bucket/node", "Write this one as: gs://my-bucket/node"),
+        ("abfs://box/node", "Write this one as: az://box/node"),
+        ("postgresql://me@db1,db2/lightning", "Write this one as: postgres://me@db1,db2/lightning"),
+        ("postgres://me@db1", "names no database; write it like postgres://me@db1/DATABASE"),
+        ("ftp://server/x", "mount that server"),
         ("smb://nas/backup", "nfs:///mnt/SHARE/lightning.bkp"),
     ],
 )
@@ -89,6 +110,24 @@ def test_almost_right_url_gets_the_intended_one_suggested(typed: str, meant: str
     assert said.code == 2
     assert meant.replace("HOME", str(Path.home())) in said.text, said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:s3cret@db/lightning",
+        "postgres://me:s3cret@db",
+        "ssh://me:s3cret@server/x",
+        "https://me:s3cret@server/bucket/x",
+        "ftp://me:s3cr@et@server/x",
+        "sftp://me:s3cret@server/x#y",
+        "http://me:s3cret@[::1",
+    ],
+)
+def test_password_in_a_url_that_names_nothing_is_not_repeated(url: str, tmp_path: Path) -> None:
+    said = backup_cli("init", "--lightning-dir", tmp_path, url)
+    assert said.code == 2
+    assert "s3cr" not in said.text, said
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,11 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import click
 import pytest
+
+from backup_cli import completing, off_site
+from backup_cli.main import cli
 
 COMPLETION = Path(__file__).parents[2] / "contrib" / "completion"
 
@@ -46,6 +50,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
         (["backup-cli"], "res", {"restore", "resync"}),
         (["backup-cli", "restore"], "--re", {"--replace", "--resume"}),
         (["backup-cli", "resync"], "--light", {"--lightning-dir"}),
+        (["backup-cli", "init"], "us", {"usb://"}),
+        (["backup-cli", "init", "s3://x/y"], "", {"file:///", "nfs://"}),
     ],
 )
 def test_completion_in_zsh_and_fish_offers_the_matching_words(
@@ -62,7 +68,7 @@ def test_completion_in_zsh_and_fish_offers_the_matching_words(
         current=len(words) + 1,
     )
     done = subprocess.run([shell, "-c", text], env=environment, capture_output=True, text=True, timeout=30)
-    offered = {line.split(":")[0].split("\t")[0] for line in done.stdout.split()}
+    offered = {word for line in done.stdout.split() for word in (line, line.split(":")[0].split("\t")[0])}
     assert expected <= offered, done.stdout + done.stderr
 
 
@@ -81,6 +87,9 @@ URL = "file:///mnt/nas/lightning.bkp"
         (f"verify '{URL} x' --lightning-dir saf", ["verify", f"{URL} x", "--lightning-dir", "safe place/"]),
         ("status usb://STICK/lightning.bkp --prom", ["status", "usb://STICK/lightning.bkp", "--prometheus"]),
         (f"verify {URL} {URL} --no-such", ["verify", URL, URL, "--no-such"]),
+        ("status fi\tmnt/x", ["status", "file:///mnt/x"]),
+        ("status usb:\tSTICK/x", ["status", "usb://STICK/x"]),
+        ("verify --scratch=. us\tSTICK/x", ["verify", "--scratch=.", "usb://STICK/x"]),
     ],
 )
 def test_tab_in_bash_completes_commands_options_and_urls(
@@ -94,6 +103,22 @@ def test_tab_in_bash_completes_commands_options_and_urls(
     (tmp_path / "backup-cli").chmod(0o755)
     type_in_bash(f"backup-cli {typed}\t\nexit\n", environment, tmp_path)
     assert (tmp_path / "ran").read_text().splitlines() == ran
+
+
+def test_ssh_servers_are_offered_once_the_kind_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(off_site, "ssh_hosts", lambda: iter(["nas", "friend", "nas"]))
+    monkeypatch.setattr(completing, "SCHEMES", {"file": "", "sftp": "", "s3": ""})
+    context, parameter = click.Context(cli), click.Argument(["url"])
+    offered = {
+        typed: completing.offered_urls(context, parameter, typed) for typed in ("", "s", "sftp://", "sftp://n", "x")
+    }
+    assert offered == {
+        "": ["file:///", "sftp://", "s3://"],
+        "s": ["sftp://", "s3://"],
+        "sftp://": ["sftp://", "sftp://nas/", "sftp://friend/"],
+        "sftp://n": ["sftp://nas/"],
+        "x": [],
+    }
 
 
 def type_in_bash(keys: str, environment: dict[str, str], directory: Path) -> None:

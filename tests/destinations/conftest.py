@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.destinations.buckets import Proxied, proxied
 from tests.destinations.places import Places
 from tests.end_to_end.world import World
 
@@ -15,6 +16,13 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
     """Servers and sticks, each started when it is first used."""
     with ExitStack() as stack:
         yield Places(tmp_path_factory.mktemp("places"), stack)
+
+
+@pytest.fixture
+def bucket(places: Places) -> Iterator[Proxied]:
+    """A fresh prefix in a bucket of the S3 server, behind a proxy."""
+    with proxied(places) as made:
+        yield made
 
 
 class Elsewhere(World):

@@ -4,7 +4,7 @@ import os
 import struct
 from typing import cast
 
-from backends.storage.nfs.channel import Channel
+from backends.storage.channel import Channel
 from backends.storage.nfs.files import NfsWriteHandle
 from backends.storage.nfs.protocol import Attributes, Kind, Protocol, Written
 from backends.storage.nfs.xdr import Unpacker, number

@@ -22,7 +22,7 @@ def listed(directory: Path) -> dict[str, dict[str, Any]]:
     """What the command lists, by mount point."""
     said = backup_cli("destinations", "--json", "--lightning-dir", directory)
     assert said.code == 0
-    return {place["mounted_at"]: place for place in json.loads(said.out)}
+    return {place["mounted_at"]: place for place in json.loads(said.out)["mounted"]}
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def open_stick() -> Iterator[Ext4]:
 def test_mounted_disk_is_listed_to_ordinary_user_without_udev(open_stick: Ext4) -> None:
     open_stick.point.chmod(0o777)
     said = as_nobody("destinations", "--json")
-    urls = {place["mounted_at"]: place["url"] for place in json.loads(said.out)}
+    urls = {place["mounted_at"]: place["url"] for place in json.loads(said.out)["mounted"]}
     assert urls[str(open_stick.point)] == f"file://{open_stick.point}/lightning.bkp", said
     text = as_nobody("destinations")
     assert "Nothing that is mounted here is suitable" not in text.err
@@ -185,7 +185,7 @@ def test_own_directory_on_mounted_disk_is_listed(open_stick: Ext4) -> None:
         os.chown(open_stick.point / name, owner, owner)
     (open_stick.point / "a link").symlink_to("/var/tmp")
     said = as_nobody("destinations", "--json")
-    [place] = [place for place in json.loads(said.out) if place["mounted_at"] == str(open_stick.point)]
+    [place] = [place for place in json.loads(said.out)["mounted"] if place["mounted_at"] == str(open_stick.point)]
     assert place["url"] == f"file://{open_stick.point}/mine/lightning.bkp"
     assert place["directory"] == str(open_stick.point / "mine")
 

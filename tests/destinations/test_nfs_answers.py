@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from backends.storage.nfs.protocol import TryLater
-from backends.storage.nfs.rpc import Connection, Disconnected
+from backends.storage.channel import Disconnected, TryLater
+from backends.storage.nfs.rpc import Connection
 from backends.storage.nfs.session41 import Operation, Session, SessionLost
 from tests.destinations.scripted_nfs import Scripted, Server, writer
 

@@ -10,12 +10,12 @@ from typing import Any, cast
 
 import pytest
 
+from backends.storage.channel import Channel, Disconnected, Malformed, TryLater
 from backends.storage.nfs import rpc
-from backends.storage.nfs.channel import Channel
 from backends.storage.nfs.files import NfsReadHandle
-from backends.storage.nfs.protocol import Protocol, TryLater
-from backends.storage.nfs.rpc import Connection, Disconnected, Identity, Refused
-from backends.storage.nfs.xdr import Malformed, Unpacker, number
+from backends.storage.nfs.protocol import Protocol
+from backends.storage.nfs.rpc import Connection, Identity, Refused
+from backends.storage.nfs.xdr import Unpacker, number
 
 
 class FakeProtocol:

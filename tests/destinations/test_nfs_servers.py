@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from backends.storage.base import Storage
+from backends.storage.channel import Malformed
 from backends.storage.nfs import gone
 from backends.storage.nfs.protocol import MAX_ENTRIES, Attributes, Kind, check_listing, limit
 from backends.storage.nfs.rpc import Connection, Identity, Refused
@@ -16,7 +17,7 @@ from backends.storage.nfs.session41 import Session
 from backends.storage.nfs.storage import NfsStorage
 from backends.storage.nfs.version3 import Version3
 from backends.storage.nfs.version41 import Version41
-from backends.storage.nfs.xdr import Malformed, Unpacker, long, number, text
+from backends.storage.nfs.xdr import Unpacker, long, number, text
 from tests.destinations.places import Places
 from tests.destinations.scripted_nfs import Scripted
 from tests.destinations.second_writer import Open, created, opener

@@ -21,7 +21,7 @@ from tests.destinations.servers import Sshfs
 from tests.end_to_end.db_compare import differences
 from tests.end_to_end.recordings import RECORDINGS, Recording
 from tests.end_to_end.world import backup_cli
-from tests.fake_lightningd import History, Refused
+from tests.fake_lightningd import History, Refused, RpcError
 from tests.legacy.written import written
 
 
@@ -38,7 +38,7 @@ def mount_of_kind(kind: str, *options: str) -> Mount:
     return Mount(1, (0, 50), "/", Path("/mnt/nas"), kind, "nas:/volume1", frozenset({"rw", *options}))
 
 
-@pytest.mark.parametrize("kind", ["nfs3", "nfs41", "sshfs"])
+@pytest.mark.parametrize("kind", ["nfs3", "nfs41", "sshfs", "openssh", "proftpd"])
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
 def test_recorded_node_on_share_is_restored_equal(
     kind: str, recording: Recording, places: Places, world_at: WorldAt
@@ -104,11 +104,32 @@ def test_share_mounted_under_another_name_is_accepted_with_a_note(
 ) -> None:
     world = world_at(f"nfs://{share.point}/lightning.bkp").init()
     settings = read_settings(world.directory)
-    assert f"share={quote(share.source)}" in settings.url
+    assert f"share={quote(share.source, safe='/:')}" in settings.url
     url = f"nfs://{share.point}/lightning.bkp?share=nas%3A/volume1"
     write_settings(world.directory, replace(settings, url=url))
     node = world.run([history.first()])
     assert any("made on the share nas:/volume1" in line for _, line in node.logs)
+
+
+def test_share_becomes_a_member_while_the_node_runs_and_a_wrong_one_does_not(
+    share: Sshfs, world_at: WorldAt, history: History, tmp_path: Path
+) -> None:
+    """Nothing has to be there yet, as on any other disk."""
+    (tmp_path / "disk").mkdir(exist_ok=True)
+    world = world_at((tmp_path / "disk" / "lightning.bkp").as_uri()).init()
+    with world.node() as node:
+        node.play([history.first(), *history.notes(3)])
+        with pytest.raises(RpcError, match="another share is mounted there"):
+            node.rpc("backup-member-add", {"url": f"nfs://{share.point}/lightning.bkp?share=nas:/volume1"})
+        assert node.rpc("backup-member-add", {"url": f"nfs://{share.point}/lightning.bkp"})["state"] == "catching_up"
+
+        def in_sync() -> bool:
+            members = node.rpc("backup-status", {}).get("members", [])
+            return [member["state"] for member in members] == ["in_sync"] * 2
+
+        assert node.wire.listen(30, in_sync), node.logs
+        node.stop()
+    assert (share.point / "lightning.bkp" / "manifest").exists()
 
 
 def test_commands_that_set_a_backup_remember_its_share(
@@ -122,7 +143,7 @@ def test_commands_that_set_a_backup_remember_its_share(
     old, second = written(calls).save(tmp_path / "file.bkp"), f"nfs://{share.point}/second.bkp"
     assert backup_cli("import", old, second, "--lightning-dir", world.directory).code == 0
     for directory in (tmp_path / "new", world.directory):
-        assert f"share={quote(share.source)}" in read_settings(directory).url
+        assert f"share={quote(share.source, safe='/:')}" in read_settings(directory).url
 
 
 @pytest.mark.parametrize("kind", ["fuse.rclone", "davfs"])

@@ -7,8 +7,11 @@ A page may use these, and nothing else that is not in every machine:
   secret files in `~/safe-place`.
 - `/mnt/…` and `/media/…`: other disks (really /dev/shm). `/mnt/nas`, `/mnt/backup` and `/media/me/LNBACKUP` are there.
 - `lightningd`, `lightning-cli`, `bitcoin-cli` and `lightning-hsmtool`: see machine.py.
-- `nfs:///mnt/…`, `nfs://nas/…`, `nfs://nas.local/…`, `usb://LNBACKUP/…` and `usb://STICK/…`: run as `file://` on a
-  directory that stands for the share or the stick. Other tests show that they work as themselves.
+- `postgres://backup@db1.local,db2.local/lightning`: two real servers, once the page says that they run.
+- `nfs:///mnt/…`, `nfs://nas/…`, `nfs://nas.local/…`, `usb://LNBACKUP/…`, `usb://STICK/…` and `sftp://offsite/…`: run as
+  `file://` on a directory that stands for the share, the stick or the server. Other tests show that they work as
+  themselves.
+- `s3://my-node/…`: a bucket of a real S3 server, once the page has said at which endpoint (`a store is at`).
 """
 
 import json
@@ -25,6 +28,9 @@ from pathlib import Path
 from backends.node.hsm_secret import SECRET_SIZE, check_secret
 from backends.node.sync_point import fingerprint, read_sync_point, write_sync_point
 from backup_cli.drill.player import Player, recorded_calls
+from tests.destinations.postgres import DATABASE, ROLE, PostgresCluster
+from tests.destinations.radosgw import Radosgw, write_credentials
+from tests.destinations.signed import Keys
 from tests.docs.machine import BLOCK
 from tests.fake_lightningd import read_recording
 from tests.known_secret import NODE_ID, SECRET, known_database, known_writes
@@ -61,7 +67,7 @@ class Sandbox:
         self._stand_ins = directory / "stand-ins"
         self._path_variable = ":".join([str(self._stand_ins), *without_backup_cli(os.environ["PATH"])])
         self.disks = Path(tempfile.mkdtemp(prefix="lightningd-backup-docs-", dir=OTHER_DISKS))
-        servers = (".server/nas/export", ".server/nas.local/volume1/backup")
+        servers = (".server/nas/export", ".server/nas.local/volume1/backup", ".server/offsite/srv/backup")
         for place in ("mnt/nas", "mnt/backup", "media/me/LNBACKUP", *servers, ".sticks/STICK"):
             (self.disks / place).mkdir(parents=True)
         (self.disks / ".mounted").symlink_to(self.disks)
@@ -73,18 +79,25 @@ class Sandbox:
             ("nfs://nas.local/", f"file://{self.disks}/.server/nas.local/"),
             ("usb://LNBACKUP/", f"file://{self.disks}/.sticks/LNBACKUP/"),
             ("usb://STICK/", f"file://{self.disks}/.sticks/STICK/"),
+            ("sftp://offsite/", f"file://{self.disks}/.server/offsite/"),
             ("/mnt/", f"{self.disks}/mnt/"),
             ("/media/", f"{self.disks}/media/"),
             ("/home/me", str(self.home)),
         ]
         self._url = ""
         self._typed = ""
+        self._store: Radosgw | None = None
+        self._databases: PostgresCluster | None = None
         self._install()
         self.set_up()
 
     def close(self) -> None:
         if (self.node / "lightning-rpc").exists():
             self.run("lightning-cli stop")
+        if self._store is not None:
+            self._store.kill()
+        if self._databases is not None:
+            self._databases.discard()
         shutil.rmtree(self.disks)
 
     def run(self, command: str) -> tuple[int, list[str]]:
@@ -146,6 +159,26 @@ class Sandbox:
         (self.home / "safe-place").mkdir(exist_ok=True)
         for name in ("hsm_secret", "emergency.recover"):
             _copy(self.node / name, self.home / "safe-place")
+
+    def two_database_servers_run(self) -> None:
+        """A primary and its synchronous standby, in which the administrator has typed what docs/postgres.md shows."""
+        self._databases = PostgresCluster().start()
+        primary = self._databases.primary
+        primary.sql(f"DROP DATABASE {DATABASE}")
+        primary.sql(f"DROP ROLE {ROLE}")
+        page = (Path(__file__).parents[2] / "docs" / "postgres.md").read_text()
+        primary.script(page.partition("```sql\n")[2].partition("```")[0])
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in self._databases.servers)
+        self._places.append(("@db1.local,db2.local/", f"@{hosts}/"))
+        for name, server in zip(("db1.local", "db2.local"), self._databases.servers, strict=True):
+            self._places.append((name, f"127.0.0.1:{server.port}"))
+
+    def one_database_server_is_left(self) -> None:
+        """The primary is gone, the standby was promoted, and has been told that it is alone."""
+        assert self._databases is not None
+        self._databases.primary.kill()
+        self._databases.fail_over()
+        self._databases.primary.set("synchronous_standby_names", "")
 
     def hsm_secret_has_words(self) -> None:
         """The page's node is one whose secret is made from words, as is usual since v25.12."""
@@ -254,6 +287,17 @@ class Sandbox:
                 return
             assert time.monotonic() < until, said
             time.sleep(0.1)
+
+    def a_store_is_at(self, endpoint: str) -> None:
+        """The reader has a bucket there, and has put the key that the page shows into ~/.aws/credentials."""
+        directory = self.home.parent / "store"
+        directory.mkdir()
+        self._store = Radosgw(directory, Keys("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"))
+        self._store.start()
+        self._store.bucket("my-node")
+        self._places.insert(0, (endpoint, self._store.endpoint))
+        (self.home / ".aws").mkdir(mode=0o700)
+        write_credentials(self.home / ".aws" / "credentials", self._store.keys)
 
     def is_away(self, path: str) -> None:
         """The disk or share at this path is unplugged or switched off."""

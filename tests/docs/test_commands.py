@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import backup_at
+from backends import SCHEMES, backup_at
 from backends.members.urls import split_trailing
 from tests.docs.click_check import calls_of_backup_cli, complaint
 from tests.docs.markdown import Block, Command, Event, Page, read_page
@@ -80,7 +80,8 @@ def test_commands_mentioned_in_the_text_of_a_page_exist(page: Page) -> None:
 def test_urls_of_a_page_are_valid(page: Page) -> None:
     """In the sandbox all of them are file://, so here they are taken as they are. This touches nothing."""
     commands = [step.text for step in page.steps if isinstance(step, Command)]
-    for url in re.findall(r"\b(?:file|nfs|usb)://[^\s'\"`)|;]+", "\n".join([*commands, *_scripts(page)])):
+    text, kinds = "\n".join([*commands, *_scripts(page)]), "|".join(SCHEMES)
+    for url in re.findall(rf"\b(?:{kinds})://[^\s'\"`)|;]+", text):
         if "…" not in url:
             backup_at(split_trailing(url)[0])
 

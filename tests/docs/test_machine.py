@@ -13,12 +13,13 @@ from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import psutil
 import pytest
 
 from tests.destinations.servers import Sshfs
-from tests.destinations.tools import need
+from tests.destinations.tools import free_ports, need, wait_until
 from tests.docs.machine_root import ROOT, Machine
 from tests.docs.markdown import Command, read_page
 from tests.docs.normal import same
@@ -133,6 +134,13 @@ def test_commands_of_the_development_page_work_on_a_machine(tmp_path: Path) -> N
         reader.run(TMPDIR="/var/tmp")
 
 
+def test_commands_of_the_page_on_buckets_work_on_a_machine(tmp_path: Path) -> None:
+    need("python3")
+    with reading("docs/s3.md", tmp_path) as reader:
+        reader.machine.must("python3 -m venv ~/lightningd-backup")
+        reader.run(network=True, then="~/lightningd-backup/bin/python -c 'import obstore'")
+
+
 def test_commands_of_the_btrfs_raid1_readme_work_on_a_machine(tmp_path: Path) -> None:
     need("mkfs.btrfs", "btrfs", "useradd", "systemctl", "systemd-analyze", "systemd-escape")
     there = ROOT / "contrib" / "btrfs-raid1"
@@ -160,6 +168,31 @@ def test_commands_of_the_btrfs_raid1_readme_work_on_a_machine(tmp_path: Path) ->
         reader.run(cwd=there)
         machine.must("head -c 8M /dev/urandom > /mnt/backup/written-meanwhile")
         reader.run(cwd=there, ends_with=1)
+
+
+def test_commands_of_the_postgres_cluster_readme_work_on_a_machine(tmp_path: Path) -> None:
+    """Both servers run on this one machine, where the second one has a name and a port of its own."""
+    need("pg_createcluster", "openssl")
+    there = ROOT / "contrib" / "postgres-cluster"
+    first, second = map(str, free_ports(2))
+    one: dict[str, Any] = {"CLUSTER": "backup", "PORT": first, "PRIMARY_PORT": second}
+    two: dict[str, Any] = {"CLUSTER": "second", "PORT": second, "PRIMARY_PORT": first}
+    with reading("contrib/postgres-cluster/README.md", tmp_path) as reader:
+        machine = reader.machine
+        machine.must("sed -i '1i 127.0.0.1 db1.local db2.local' /etc/hosts; rm -rf /etc/postgresql/*/{backup,second}")
+        reader.run(cwd=there)
+        said = reader.run(cwd=there, network=True, **one)
+        (line,) = [each for each in said if each.startswith("*:*:*:")]
+        machine.must(f"echo '{line}' > {there}/replication.pgpass")
+        reader.run(cwd=there, network=True, **two)
+        status, followed = f"{there}/setup.sh status", "the primary; 1 synchronous standby"
+        wait_until(lambda: machine.run(status, network=True, **one)[1] == [followed], "a synchronous standby")
+        reader.run(cwd=there, network=True, **one)
+
+        machine.must("pg_ctlcluster $(ls /etc/postgresql | tail -n 1) backup stop -m immediate")
+        reader.run(cwd=there, network=True, **two)
+        reader.run(cwd=there, network=True, **one)
+        wait_until(lambda: machine.run(status, network=True, **two)[1] == [followed], "a synchronous standby")
 
 
 def test_commands_of_the_completion_readme_work_on_a_machine(tmp_path: Path) -> None:

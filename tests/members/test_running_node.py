@@ -170,6 +170,10 @@ def test_member_is_added_and_removed_while_the_node_runs(tmp_path: Path, history
     node.play(history.notes(5))
     with pytest.raises(RpcError, match="a member already"):
         node.rpc("backup-member-add", {"url": url})
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nas")
+    with pytest.raises(RpcError, match="the same place as nas"):  # it would be caught up from itself
+        node.rpc("backup-member-add", {"url": (link / "lightning.bkp").as_uri()})
     assert node.rpc("backup-member-remove", ["disk"])["members"] == ["nas"]
     node.play(history.notes(5))
     with pytest.raises(RpcError, match="0 members would be in sync"):

@@ -65,6 +65,10 @@ class FaultyStorage(Storage):
     def describe(self) -> str:
         return self.storage.describe()
 
+    @property
+    def is_mounted(self) -> bool:
+        return self.storage.is_mounted
+
     def exists(self) -> bool:
         return self._call("exists", self.storage.exists)
 

@@ -188,6 +188,10 @@ class SimulatedStorage(Storage):
     def describe(self) -> str:
         return "a simulated disk"
 
+    @property
+    def is_mounted(self) -> bool:
+        return True
+
     def exists(self) -> bool:
         with self.disk._on():
             return self.disk._made

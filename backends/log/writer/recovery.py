@@ -55,6 +55,7 @@ def seal_segments(storage: Storage, first: int, names: Sequence[str]) -> Sequenc
     Once our mark is in place, the previous writer makes no new segment that it would use. But a segment may be in the
     making: it has a temporary name, or just got its final one. So the files are listed again until none is new.
     """
+    storage.stop_late_changes()
     sealed = set[str]()
     while True:
         for name in names:

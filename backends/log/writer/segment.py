@@ -44,6 +44,8 @@ class Segment:
         self._storage, self._options = storage, options
         self.handle, self.index, self.end, self.allocated = handle, file.number, end, allocated
         self._stream: Compressor | None = None
+        self._max_file = options.max_file
+        self._respect_reach()
         self._sealer = None if file.key is None else Sealer(known_key(file.key), file)
         self._preallocating = threading.Lock()
         self._failed = False
@@ -108,10 +110,10 @@ class Segment:
         are being preallocated could overwrite the record.
         """
         with self._preallocating:
-            if end > self._options.max_file:
+            if end > self._max_file:
                 raise OSError(
                     errno.EFBIG,
-                    f"a record of {len(record)} bytes does not fit in a file of {self._options.max_file} bytes",
+                    f"a record of {len(record)} bytes does not fit in a file of {self._max_file} bytes",
                 )
             try:
                 self.handle.write_durably(self.end, record)
@@ -122,7 +124,7 @@ class Segment:
 
     def fits(self, length: int) -> bool:
         """Whether a record with `length` bytes of SQL is certain to fit in the file (zstd adds less than 1 %)."""
-        return self.end + RECORD_HEADER_SIZE + length + length // 100 + 1024 <= self._options.max_file
+        return self.end + RECORD_HEADER_SIZE + length + length // 100 + 1024 <= self._max_file
 
     def preallocate(self) -> None:
         """Write more zeros ahead of use once half of them are used. For the maintenance thread. Raises OSError."""
@@ -130,10 +132,28 @@ class Segment:
         if self.allocated - self.end >= ahead // 2:
             return
         with self._preallocating:
-            length = min(self.end + ahead, self._options.max_file) - self.allocated
+            length = min(self.end + ahead, self._max_file) - self.allocated
             if length > 0 and not self._failed:
-                self.handle.extend(self.allocated, length)
-                self.allocated += length
+                try:
+                    self.handle.extend(self.allocated, length)
+                except OSError as error:
+                    if not self._respect_reach() or isinstance(error, TimeoutError):
+                        raise
+                else:
+                    self.allocated += length
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the log must go on in another segment before this one is full."""
+        return self.handle.safe_to is not None
+
+    def _respect_reach(self) -> bool:
+        """Write no further than `safe_to` allows; returns whether it limits the file."""
+        safe_to = self.handle.safe_to
+        if safe_to is None:
+            return False
+        self._max_file, self.allocated = min(self._max_file, safe_to), min(self.allocated, safe_to)
+        return True
 
     def seal(self) -> None:
         """Give back the preallocated space that was not used, and close: the log goes on elsewhere. Raises OSError."""

@@ -105,7 +105,7 @@ class Segments:
         Raises OSError, Fenced.
         """
         self.current.preallocate()
-        if self._next is None and self.current.end > self._options.segment_size // 2:
+        if self._next is None and (self.current.end > self._options.segment_size // 2 or self.current.cut_short):
             self.prepare()
         while self._retired:
             self._retired.pop().seal()

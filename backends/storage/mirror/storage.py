@@ -335,6 +335,9 @@ class MirrorStorage(Storage):
         self._changed(lambda _, storage: storage.remove(name), accept=(FileNotFoundError,))
         self.unfinished.discard(name)
 
+    def stop_late_changes(self) -> None:
+        self.each(lambda _, storage: storage.stop_late_changes())
+
     def seal(self, name: str) -> bool:
         return any(self.each(lambda _, storage: storage.seal(name), accept=(FileNotFoundError,)).values())
 
@@ -415,6 +418,10 @@ class MirrorStorage(Storage):
     def space(self) -> Space:
         """The space at the member with the least."""
         return min(self.each(lambda _, storage: storage.space()).values(), key=lambda space: space.free)
+
+    @property
+    def is_mounted(self) -> bool:
+        return any(storage.is_mounted for storage in self.in_sync.values())
 
     def shares_disk_with(self, path: Path) -> bool:
         return all(self.each(lambda _, storage: storage.shares_disk_with(path)).values())

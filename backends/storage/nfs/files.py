@@ -4,14 +4,11 @@ import errno
 import os
 
 from backends.storage.base import FileFenced, ReadHandle, WriteHandle
-from backends.storage.nfs.channel import Channel
-from backends.storage.nfs.protocol import SECTOR, Attributes, Handle, Protocol
-from backends.storage.nfs.xdr import Malformed
+from backends.storage.channel import Channel, Malformed
+from backends.storage.nfs.protocol import Attributes, Handle, Protocol
+from backends.storage.pieces import check_interrupted, piece
 
 _ZEROS = 1 << 20
-_BLOCK = 4096
-"""The size in bytes of the larger sectors of disks, and of filesystem blocks."""
-
 _MAY_BE_FENCED = frozenset({errno.EACCES, errno.EPERM, errno.ESTALE})
 """The errors with which a server refuses to write to a file that is sealed or gone. Most servers let a file's owner
 write even if it is sealed."""
@@ -38,7 +35,7 @@ class _File:
 class NfsReadHandle(_File, ReadHandle):
     """A file that is open for reading."""
 
-    def __init__(self, channel: Channel, handle: Handle, name: str) -> None:
+    def __init__(self, channel: Channel[Protocol], handle: Handle, name: str) -> None:
         super().__init__(handle, name)
         self._channel = channel
 
@@ -54,11 +51,10 @@ class NfsReadHandle(_File, ReadHandle):
 class NfsWriteHandle(_File, WriteHandle):
     """A file that is open for writing. If the server restarts, what was not durable may be lost; `sync` then raises."""
 
-    def __init__(self, commits: Channel, rest: Channel, handle: Handle, name: str) -> None:
+    def __init__(self, commits: Channel[Protocol], rest: Channel[Protocol], handle: Handle, name: str) -> None:
         super().__init__(handle, name)
         self._commits, self._rest = commits, rest
         self._boots: set[bytes] = set()
-        self._safe_to: int | None = None
 
     def write(self, offset: int, data: bytes) -> None:
         handle = self.handle
@@ -105,14 +101,7 @@ class NfsWriteHandle(_File, WriteHandle):
 
         It is repeated even if all of it is there: what the server shows may not be on its disk yet.
         """
-        there = _read(protocol, handle, offset, len(data)).ljust(len(data), b"\0")
-        start = 0
-        while start < len(data):
-            end = start + SECTOR - (offset + start) % SECTOR  # any of the disk's own sectors may be written
-            found = there[start:end].rstrip(b"\0")  # and a part of one, if the server said that it took fewer bytes
-            if not data[start:end].startswith(found):
-                raise OSError(errno.EIO, f"{self._name} differs at byte {offset + start} from what was written")
-            start = end
+        check_interrupted(self._name, offset, data, _read(protocol, handle, offset, len(data)))
         self._commit(protocol, handle, offset, data)
 
     def extend(self, offset: int, length: int) -> None:
@@ -132,17 +121,17 @@ class NfsWriteHandle(_File, WriteHandle):
         def check_then_write(protocol: Protocol) -> None:
             """Write the zeros again, unless the first ones could still arrive late and overwrite records.
 
-            They can where `protocol.fences` is False. `_safe_to` then keeps records out of that part of the file.
+            They can where `protocol.fences` is False. `safe_to` then keeps records out of that part of the file.
             """
             if not protocol.fences and protocol.attributes(handle).size < offset + count:
-                self._safe_to = offset
+                self.safe_to = offset
                 self._check_reach(offset + count)
             zeros(protocol)
 
         self._rest.do(zeros, check_then_write)
 
     def _check_reach(self, end: int) -> None:
-        if self._safe_to is not None and end > self._safe_to:
+        if self.safe_to is not None and end > self.safe_to:
             raise OSError(
                 errno.EIO,
                 "the connection dropped while the file was preallocated, and NFSv3 cannot tell what may still arrive "
@@ -188,9 +177,9 @@ def _write(
     protocol.know_limits(handle)
     rest, boots, after = memoryview(data), set(), None
     while rest:
-        piece = _piece(offset, len(rest), protocol.largest_write)
-        written = protocol.write(handle, offset, bytes(rest[:piece]), durably)
-        if not 0 < written.count <= piece:
+        length = piece(offset, len(rest), protocol.largest_write)
+        written = protocol.write(handle, offset, bytes(rest[:length]), durably)
+        if not 0 < written.count <= length:
             raise OSError(errno.EIO, "the server wrote nothing and gave no reason")
         after = written.after
         if not written.durable:
@@ -202,14 +191,3 @@ def _write(
             raise OSError(errno.EIO, "the server restarted in between and may have lost what was written")
         boots = set()
     return boots, after
-
-
-def _piece(offset: int, length: int, most: int) -> int:
-    """How many bytes to send in one call: all `length`, or at most `most`, up to the end of a disk sector.
-
-    So a node that dies between two calls leaves whole sectors of its record followed by zeros, as a disk that loses
-    power does. A reader treats that as torn, and a record that was cut within a sector as damaged.
-    """
-    if length <= most:
-        return length
-    return most - (offset + most) % (_BLOCK if most >= 2 * _BLOCK else SECTOR)

@@ -10,21 +10,14 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from backends.storage.base import WRITE_BIT, Space
-from backends.storage.nfs.rpc import Disconnected
-from backends.storage.nfs.xdr import Malformed
-
-SECTOR = 512
-"""Bytes that a disk writes completely or not at all."""
+from backends.storage.channel import Disconnected, Malformed, TryLater
+from backends.storage.pieces import SECTOR
 
 MAX_ENTRIES = 1 << 16
 """The most names accepted in a directory; a backup has a few dozen."""
 
 Handle = bytes
 """The server's identifier of a file or directory. It survives a rename, and a restart of the server."""
-
-
-class TryLater(Exception):
-    """The server is busy or has just restarted; it has done nothing and asks for the call to be repeated later."""
 
 
 class Kind(Enum):

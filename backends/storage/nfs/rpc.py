@@ -12,8 +12,9 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from backends.storage.channel import Disconnected, Malformed
 from backends.storage.nfs import xdr
-from backends.storage.nfs.xdr import Malformed, Unpacker
+from backends.storage.nfs.xdr import Unpacker
 
 Address = tuple[str, int]
 
@@ -43,10 +44,6 @@ back.
 
 _RESERVED = range(1023, 664, -1)
 """Source ports that only root may use; many servers treat their use as proof of an honest client."""
-
-
-class Disconnected(ConnectionError):
-    """The connection is gone; the outcome of the current call is unknown."""
 
 
 class Refused(OSError):

@@ -8,10 +8,12 @@ import errno
 import os
 from collections.abc import Sequence
 
+from backends.storage.channel import Disconnected, Malformed, TryLater
 from backends.storage.nfs import xdr
-from backends.storage.nfs.protocol import SECTOR, TryLater, check
-from backends.storage.nfs.rpc import Connection, Disconnected, Refused
-from backends.storage.nfs.xdr import Malformed, Unpacker, long, number, opaque
+from backends.storage.nfs.protocol import check
+from backends.storage.nfs.rpc import Connection, Refused
+from backends.storage.nfs.xdr import Unpacker, long, number, opaque
+from backends.storage.pieces import SECTOR
 
 _NFS, _COMPOUND = 100003, 1
 _SEQUENCE, _EXCHANGE_ID, _CREATE_SESSION, _RECLAIM_COMPLETE = 53, 42, 43, 58

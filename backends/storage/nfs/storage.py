@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from backends.storage.base import NO_LINKS, Closed, ReadHandle, Space, Storage, WriteHandle
+from backends.storage.channel import Channel, Disconnected
 from backends.storage.local import plain_name
-from backends.storage.nfs.channel import Channel
 from backends.storage.nfs.files import NfsReadHandle, NfsWriteHandle
 from backends.storage.nfs.gone import HIDDEN, ROOM, hidden_bytes, hidden_name, room_for, to_forget
 from backends.storage.nfs.protocol import Attributes, Handle, Kind, Protocol
-from backends.storage.nfs.rpc import Disconnected, Refused
+from backends.storage.nfs.rpc import Refused
 from backends.storage.nfs.server import Server
 
 _DIRECTORY_MODE = 0o700

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from backends.storage.base import Space
+from backends.storage.channel import Disconnected, Malformed
 from backends.storage.nfs.protocol import (
     Attributes,
     Handle,
@@ -17,8 +18,8 @@ from backends.storage.nfs.protocol import (
     check_name,
     limit,
 )
-from backends.storage.nfs.rpc import Connection, Disconnected, Identity, Refused
-from backends.storage.nfs.xdr import Malformed, Unpacker, long, number, opaque, text
+from backends.storage.nfs.rpc import Connection, Identity, Refused
+from backends.storage.nfs.xdr import Unpacker, long, number, opaque, text
 
 _PORTMAP, _MOUNT, _NFS = 100000, 100005, 100003
 _TCP = 6

@@ -4,11 +4,12 @@ import errno
 import os
 
 from backends.storage.base import Space
+from backends.storage.channel import Disconnected, Malformed
 from backends.storage.nfs import xdr
 from backends.storage.nfs.protocol import Attributes, Handle, Kind, Protocol, Written, check_listing, check_name, limit
-from backends.storage.nfs.rpc import Connection, Disconnected, Identity
+from backends.storage.nfs.rpc import Connection, Identity
 from backends.storage.nfs.session41 import HEADS, Operation, Session, expect
-from backends.storage.nfs.xdr import Malformed, Unpacker, long, number, opaque, text
+from backends.storage.nfs.xdr import Unpacker, long, number, opaque, text
 
 _CLOSE, _COMMIT, _CREATE, _GETATTR, _GETFH, _LINK, _LOOKUP, _OPEN = 4, 5, 6, 9, 10, 11, 15, 18
 _PUTFH, _PUTROOTFH, _READ, _READDIR, _REMOVE, _RENAME, _SAVEFH, _SETATTR, _WRITE = 22, 24, 25, 26, 28, 29, 32, 34, 38

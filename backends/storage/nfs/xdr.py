@@ -2,6 +2,8 @@
 
 import struct
 
+from backends.storage.channel import Malformed
+
 _NUMBER = struct.Struct(">I")
 _LONG = struct.Struct(">Q")
 
@@ -14,10 +16,6 @@ MAX_HANDLE = 128
 
 MAX_SIZE = 1 << 63
 """Sizes in bytes are smaller than this: a kernel's own numbers end here."""
-
-
-class Malformed(ValueError):
-    """The server's answer violates the protocol."""
 
 
 def number(value: int) -> bytes:

@@ -30,7 +30,7 @@ _START = struct.Struct("<B16s")
 """The format's version, and random bytes."""
 _CHAIN = struct.Struct("<16sQB")
 _IS_CONTENT, _IS_CHAIN = 1, 2
-_POSSIBLE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_POSSIBLE = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import chain
 
 from backends.storage.base import FileFenced, ReadHandle, Space, Storage, WriteHandle
-from backends.storage.objects.chain import fence, new_chain
-from backends.storage.objects.names import MARKER, OWNER, SMALL, File, Found, Names, is_removed, name_key
+from backends.storage.objects.chain import DATA, fence, new_chain
+from backends.storage.objects.names import MARKER, NAMES, OWNER, SMALL, File, Found, Names, is_removed, name_key
 from backends.storage.objects.reading import ChainReadHandle, ContentReadHandle, ReadAhead
 from backends.storage.objects.store import Changed, Exists, ObjectStore
 from backends.storage.objects.sweeping import sweep
@@ -84,16 +85,18 @@ class ObjectStorage(Storage):
         self._made = True
 
     def unmake(self) -> None:
-        """Delete every object below the prefix; the marker last, so that a killed call can be repeated."""
+        """Delete the backup's objects; the marker last, so that a killed call can be repeated.
+
+        Other backups may be below the same prefix.
+        """
         self.store.get(MARKER)
         self._made = False
         self._versions.clear()
         for handle in self._open_files():
             handle.removed()
         keys: list[str] = []
-        for each in self.store.list(""):
-            if each.key != MARKER:
-                keys.append(each.key)
+        for each in chain(self.store.list(NAMES), self.store.list(DATA)):
+            keys.append(each.key)
             if len(keys) == _PAGE:
                 self.store.delete(keys)
                 keys = []

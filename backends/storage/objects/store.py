@@ -45,7 +45,7 @@ class Content:
 class ObjectStore(ABC):
     """Objects by key, below one prefix: those of one backup.
 
-    Keys consist of a-z, 0-9, ".", "/" and "-" and are relative to the prefix. Every method may be called from several
+    Keys consist of a-z, 0-9 and "./-_", and are relative to the prefix. Every method may be called from several
     threads at once, and raises OSError: FileNotFoundError if there is no such object, TimeoutError if no answer came
     within the commit timeout (nobody knows whether it was or will be done), PermissionError, ...
 

@@ -1,16 +1,38 @@
-"""A connection to an NFS server that is re-established when it drops; calls that were cut off are repeated."""
+"""A connection to a server that is re-established when it drops; calls that were cut off are repeated."""
 
 import errno
 import threading
 import time
 from collections.abc import Callable
 from itertools import chain, repeat
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from backends.storage.nfs.protocol import Protocol, TryLater
-from backends.storage.nfs.rpc import Disconnected
-from backends.storage.nfs.xdr import Malformed
 
+class Disconnected(ConnectionError):
+    """The connection is gone; the outcome of the current call is unknown."""
+
+
+class TryLater(Exception):
+    """The server is busy or has just restarted; it has done nothing and asks for the call to be repeated later."""
+
+
+class Malformed(ValueError):
+    """The server's answer violates the protocol."""
+
+
+class Reconnecting(Protocol):
+    """One connection to a server, which can be made again."""
+
+    until: float
+    """When (time.monotonic) to give up waiting for an answer."""
+
+    def reconnect(self, why: Disconnected, /) -> None:
+        """Continue on a new connection; `why` says how the old one ended. Raises Disconnected, TryLater."""
+
+    def close(self) -> None: ...
+
+
+_Server = TypeVar("_Server", bound=Reconnecting)
 _Result = TypeVar("_Result")
 
 FIRST_CONNECTION = 10.0
@@ -20,21 +42,28 @@ _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds between attempts; the last value is used for all further ones."""
 
 
-class Channel:
+class Channel(Generic[_Server]):
     """Calls to one server, one at a time. A call may take `commit_timeout` seconds, all attempts together.
 
-    `connect` makes the first connection; its argument is when to give up (time.monotonic).
+    `connect` makes the first connection; its argument is when to give up (time.monotonic). `attempt` is how many
+    seconds one attempt may wait for an answer before the connection counts as broken; without it, all that are left.
     """
 
-    def __init__(self, connect: Callable[[float], Protocol], commit_timeout: float) -> None:
-        self._connect, self._commit_timeout = connect, commit_timeout
-        self._protocol: Protocol | None = None
+    def __init__(
+        self,
+        connect: Callable[[float], _Server],
+        commit_timeout: float,
+        attempt: float | None = None,
+        first: float = FIRST_CONNECTION,
+    ) -> None:
+        self._connect, self._commit_timeout, self._first = connect, commit_timeout, first
+        self._attempt = commit_timeout if attempt is None else attempt
+        self._protocol: _Server | None = None
         self._broken: Disconnected | None = None
+        self._later: list[Callable[[_Server], object]] = []
         self._one_at_a_time = threading.Lock()
 
-    def do(
-        self, operation: Callable[[Protocol], _Result], again: Callable[[Protocol], _Result] | None = None
-    ) -> _Result:
+    def do(self, operation: Callable[[_Server], _Result], again: Callable[[_Server], _Result] | None = None) -> _Result:
         """Carry out the operation, and repeat it if the connection breaks.
 
         A broken connection leaves the outcome unknown, so then `again` is called instead (if None, `operation` itself).
@@ -47,6 +76,9 @@ class Channel:
                 try:
                     protocol = self._connected(until)
                     try:
+                        while self._later:
+                            self._later[-1](protocol)
+                            self._later.pop()
                         return (again if doubt and again is not None else operation)(protocol)
                     except Disconnected as error:
                         self._broken, doubt = error, True
@@ -62,6 +94,10 @@ class Channel:
                 time.sleep(pause)
         raise AssertionError
 
+    def before_next(self, operation: Callable[[_Server], object]) -> None:
+        """Carry out this operation before the next one. Does not wait for it."""
+        self._later.append(operation)
+
     def forget(self) -> None:
         """Drop everything that is known about the server, because it has changed. The next call connects again."""
         with self._one_at_a_time:
@@ -69,11 +105,11 @@ class Channel:
                 self._protocol.close()
             self._protocol = None
 
-    def _connected(self, until: float) -> Protocol:
+    def _connected(self, until: float) -> _Server:
         if self._protocol is None:
-            protocol = self._connect(min(until, time.monotonic() + FIRST_CONNECTION))
+            protocol = self._connect(min(until, time.monotonic() + self._first))
             self._protocol, self._broken = protocol, None
-        self._protocol.until = until
+        self._protocol.until = min(until, time.monotonic() + self._attempt)
         if self._broken is not None:
             self._protocol.reconnect(self._broken)
             self._broken = None

@@ -1,0 +1,145 @@
+"""As whom a bucket is used: the environment, or a profile in the files that AWS's own tools use.
+
+Roles of machines and containers, and web identities, are obstore's business: it finds them when nothing else is there.
+obstore does not read ~/.aws, so that is done here. No secret is ever part of a message.
+"""
+
+import os
+from configparser import ConfigParser, Error
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends.errors import BackupError
+from backends.storage.s3.bucket import Bucket
+from backends.text import printable
+
+_ELSEWHERE = ("role_arn", "sso_session", "sso_start_url", "sso_account_id", "credential_process", "source_profile")
+"""What a profile may have instead of keys, and needs AWS's own tools."""
+
+_BY_LIBRARY = (
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+"""Credentials in the environment that obstore uses itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Where credentials come from, and the keys if this program has read them itself."""
+
+    source: str
+    """As a clause for people: "the profile backup in ~/.aws/credentials"."""
+
+    key_id: str = ""
+    secret: str = ""
+    token: str = ""
+    region: str = ""
+    endpoint: str = ""
+    profile: str = ""
+    """The profile that the environment names, if the keys are from that."""
+
+    def describe(self) -> str:
+        """The source and, so that a person can tell keys apart, how the key's id begins."""
+        return f"{self.source} (access key {printable(self.key_id[:8])}...)" if self.key_id else self.source
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.describe()!r})"
+
+
+def credentials_for(bucket: Bucket) -> Credentials:
+    """The credentials for this S3 bucket, read anew. Raises BackupError if a profile cannot be used."""
+    asked = bucket.profile or ("" if _in_environment() else os.environ.get("AWS_PROFILE", ""))
+    settings = _profile(asked or "default")
+    if asked and settings is None:
+        raise BackupError(
+            f"there is no profile {asked!r} in {_credentials_file()} or {_config_file()} (read as the user that runs "
+            f"this). Nothing was changed; add it there, or name another with ?profile="
+        )
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    found = settings or {}
+    if bucket.profile:  # what was asked for by name comes before what happens to be in the environment
+        region, endpoint = found.get("region", region), found.get("endpoint_url", endpoint)
+    region, endpoint = region or found.get("region", ""), endpoint or found.get("endpoint_url", "")
+    if not bucket.profile and os.environ.get("AWS_ACCESS_KEY_ID"):
+        return Credentials(
+            "AWS_ACCESS_KEY_ID in the environment",
+            os.environ["AWS_ACCESS_KEY_ID"],
+            os.environ.get("AWS_SECRET_ACCESS_KEY", ""),
+            os.environ.get("AWS_SESSION_TOKEN", ""),
+            region,
+            endpoint,
+        )
+    if settings is not None and not (_in_environment() and not bucket.profile):
+        return _from_profile(asked or "default", settings, region, endpoint, asked=bool(asked))
+    return Credentials(_LIBRARY, region=region, endpoint=endpoint)
+
+
+_LIBRARY = "the role of this machine or container"
+
+
+def _from_profile(name: str, settings: dict[str, str], region: str, endpoint: str, *, asked: bool) -> Credentials:
+    key_id, secret = settings.get("aws_access_key_id", ""), settings.get("aws_secret_access_key", "")
+    if key_id and secret:
+        token = settings.get("aws_session_token", "")
+        source = f"the profile {name} in {_credentials_file()}"
+        return Credentials(source, key_id, secret, token, region, endpoint, name if asked else "")
+    if asked or any(setting in settings for setting in _ELSEWHERE):
+        raise BackupError(
+            f"the profile {name} has no aws_access_key_id and aws_secret_access_key in {_credentials_file()}; profiles "
+            "that get their keys by a role, single sign-on or a program are not supported. Nothing was changed; make "
+            "an access key for this backup, and put it there"
+        )
+    return Credentials(_LIBRARY, region=region, endpoint=endpoint)
+
+
+def _in_environment() -> bool:
+    return any(os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", *_BY_LIBRARY))
+
+
+def _profile(name: str) -> dict[str, str] | None:
+    """What both files say of this profile; None if neither knows it."""
+    config = _sections(_config_file())
+    found = [
+        each
+        for each in (
+            config.get(name if name == "default" else f"profile {name}"),
+            _sections(_credentials_file()).get(name),
+        )
+        if each is not None
+    ]
+    if not found:
+        return None
+    return {key: value for each in found for key, value in each.items()}
+
+
+def _sections(path: Path) -> dict[str, dict[str, str]]:
+    parser = ConfigParser(interpolation=None, default_section="\0", strict=False)
+    try:
+        parser.read_string(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (Error, UnicodeDecodeError):  # the parser's message quotes the line, which may be a key
+        raise BackupError(f"{path} cannot be understood. Nothing was changed; correct it, then try again") from None
+    except OSError as error:
+        raise BackupError(
+            f"{path} cannot be read: {error.strerror}. Nothing was changed; make it readable for the user that "
+            "lightningd runs as, then try again"
+        ) from error
+    return {section: dict(parser[section]) for section in parser.sections()}
+
+
+def _credentials_file() -> Path:
+    return _file("AWS_SHARED_CREDENTIALS_FILE", "credentials")
+
+
+def _config_file() -> Path:
+    return _file("AWS_CONFIG_FILE", "config")
+
+
+def _file(variable: str, name: str) -> Path:
+    try:
+        return Path(os.environ.get(variable) or f"~/.aws/{name}").expanduser()
+    except RuntimeError:  # a user without a home directory
+        return Path("/nonexistent") / name

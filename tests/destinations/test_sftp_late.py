@@ -1,0 +1,373 @@
+"""Server processes that are frozen, and later carry out what they were sent: whatever comes late must be harmless.
+
+The client gives a frozen process up after a while and finds a new one; so does the next writer. SIGSTOP stands for a
+server whose disk hangs for minutes.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from backends import place_at
+from backends.errors import BackupError
+from backends.storage.base import FileFenced, Storage
+from backends.storage.sftp.storage import SftpStorage
+from tests.destinations.places import Places
+from tests.destinations.second_writer import created, notes, opener
+from tests.destinations.sftp_servers import SftpServer, frozen
+from tests.destinations.tools import wait_until
+from tests.fake_lightningd.calls import History
+from tests.log.histories import change, noise, silent
+
+TIMEOUT = 6
+"""The commit timeout here, in seconds. A process that does not answer is given up after a third of it."""
+
+
+@pytest.fixture
+def server(places: Places) -> SftpServer:
+    return places.sftp("openssh")
+
+
+@pytest.fixture
+def url(places: Places) -> str:
+    return f"{places.url('openssh')}&timeout={TIMEOUT}"
+
+
+@pytest.fixture
+def storage(url: str) -> SftpStorage:
+    made = storage_at(url)
+    made.make()
+    return made
+
+
+def storage_at(url: str) -> SftpStorage:
+    storage = place_at(url).storage
+    assert isinstance(storage, SftpStorage)
+    return storage
+
+
+def elsewhere(url: str) -> SftpStorage:
+    """The same place, as another machine sees it: over connections of its own."""
+    return storage_at(url.replace(f"timeout={TIMEOUT}", f"timeout={TIMEOUT + 1}"))
+
+
+def put(storage: Storage, name: str, data: bytes) -> None:
+    with closing(storage.create(name)) as handle:
+        handle.write(0, data)
+        handle.sync()
+
+
+def here(url: str) -> Path:
+    """The directory of the backup, on the server's own disk."""
+    return Path("/" + url.partition("?")[0].split("/", 3)[3])
+
+
+def hidden(url: str) -> list[str]:
+    """The hidden names of files that are open for writing."""
+    return [path.name for path in here(url).iterdir() if path.name.startswith(".open-")]
+
+
+@contextmanager
+def frozen_sessions(server: SftpServer, storage: SftpStorage, *, commits: bool = False) -> Iterator[Callable[[], None]]:
+    """Freeze the process that carries out what this storage asks for, but not the sshd in front of it.
+
+    The function that is yielded lets it go on, and returns when it has carried out what it was sent.
+    """
+    channel = storage._commits if commits else storage._rest
+    pid = channel.do(lambda session: session.connection._ssh._process.pid)
+    (port,) = {link.laddr.port for link in psutil.Process(pid).net_connections()}
+    stopped = [each for each in server.sessions() if _serves(each, port)]
+    assert len(stopped) == 1
+    with frozen(stopped):
+
+        def go_on() -> None:
+            for each in stopped:
+                with suppress(psutil.NoSuchProcess):
+                    each.resume()
+            psutil.wait_procs(stopped, timeout=10)
+
+        yield go_on
+
+
+def _serves(process: psutil.Process, port: int) -> bool:
+    with suppress(psutil.Error):
+        for each in [process, *process.parents()]:
+            if any(link.raddr and link.raddr.port == port for link in each.net_connections()):
+                return True
+    return False
+
+
+# A commit
+
+
+def test_commit_to_frozen_process_is_done_by_another_and_again_by_the_frozen_one(
+    server: SftpServer, storage: SftpStorage, url: str
+) -> None:
+    with closing(storage.create("a.tmp")) as handle:
+        handle.extend(0, 1 << 16)
+        storage.rename_new("a.tmp", "segment-1")
+        handle.write_durably(0, b"first ")
+        with frozen_sessions(server, storage, commits=True) as go_on:
+            began = time.monotonic()
+            handle.write_durably(6, b"second ")
+            assert TIMEOUT / 3 - 1 < time.monotonic() - began < TIMEOUT
+            handle.write_durably(13, b"third")
+            go_on()
+        handle.write_durably(18, b".")
+    assert (here(url) / "segment-1").read_bytes().rstrip(b"\0") == b"first second third."
+
+
+def test_nothing_is_sent_to_a_file_after_a_commit_whose_outcome_is_unknown(
+    server: SftpServer, storage: SftpStorage, url: str
+) -> None:
+    """A late cut would remove a record that the next start has found, and went on from."""
+    handle = storage.create("segment-1")
+    handle.extend(0, 4096)
+    handle.write_durably(0, b"first ")
+    with frozen([server.everything()[0], *server.sessions()]):
+        with pytest.raises(TimeoutError):
+            handle.write_durably(6, b"second ")
+        with pytest.raises(OSError, match="may still come"):
+            handle.truncate(6)
+        with pytest.raises(OSError, match="may still come"):
+            handle.write_durably(6, b"other")
+    wait_until(lambda: b"second" in (here(url) / "segment-1").read_bytes(), "the late write")
+    handle.close()
+
+
+# Zeros
+
+
+def test_zeros_in_doubt_keep_records_out_and_the_log_goes_on_in_another_segment(
+    server: SftpServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_ = created(opener(url))
+    writer, history = open_().open(silent, "session"), History(1)
+    storage = writer.storage
+    assert isinstance(storage, SftpStorage)
+    segment = writer._segments.current
+    with frozen_sessions(server, storage) as go_on:
+        monkeypatch.setattr(type(writer._options), "preallocated", lambda self, end: 1 << 20)
+        writer.preallocate()  # given up after a while: the zeros are in doubt
+        assert segment.handle.safe_to == segment.allocated
+        for number in range(60):
+            writer.append(change(history.note(noise(5000, number))))
+            writer.preallocate()
+        assert writer.segment_index > segment.index
+        go_on()
+    for _ in range(3):
+        writer.append(change(history.note()))
+    position = writer.position
+    writer.close()
+    assert open_().open(silent, "next").position.data_version == position.data_version
+
+
+# Names
+
+
+def test_late_removal_does_not_remove_the_next_file_of_that_name(
+    server: SftpServer, storage: SftpStorage, url: str
+) -> None:
+    put(storage, "segment-7", b"old")
+    storage.remove("segment-7")  # the trash of this connection exists now
+    put(storage, "segment-7", b"old")
+    assert storage.seal("segment-7")
+    with frozen_sessions(server, storage) as go_on:
+        worker = threading.Thread(target=lambda: storage._names.remove("segment-7"))
+        worker.start()
+        worker.join(TIMEOUT)  # another process of the server has done it
+        assert storage.names() == []
+        put(storage, "b.tmp", b"new")
+        storage.rename_new("b.tmp", "segment-7")
+        storage.sync_names()
+        go_on()
+    assert (here(url) / "segment-7").read_bytes() == b"new"
+
+
+def test_late_removal_by_a_dead_writer_does_not_remove_its_successors_file(
+    server: SftpServer, storage: SftpStorage, url: str
+) -> None:
+    put(storage, "segment-7", b"old")
+    put(storage, "segment-8", b"")
+    storage.remove("segment-8")
+    taker = elsewhere(url)
+    taker.names()
+    with frozen_sessions(server, storage) as go_on:
+        _send_only(storage, lambda: storage._names.remove("segment-7"))
+        taker.stop_late_changes()
+        taker.remove("segment-7")
+        put(taker, "b.tmp", b"new")
+        taker.rename_new("b.tmp", "segment-7")
+        go_on()
+    assert (here(url) / "segment-7").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["manifest", "segment-7"])
+def test_late_renaming_by_a_dead_writer_changes_nothing_after_a_take_over(
+    name: str, server: SftpServer, storage: SftpStorage, url: str
+) -> None:
+    put(storage, "a.tmp", b"of the dead one")
+    before = storage._attributes("a.tmp")
+    taker = elsewhere(url)
+    taker.names()
+    with frozen_sessions(server, storage) as go_on:
+        if name == "manifest":
+            _send_only(storage, lambda: storage._names.rename("a.tmp", name, before))
+        else:
+            _send_only(storage, lambda: storage._names.rename_new("a.tmp", name))
+        taker.stop_late_changes()
+        taker.publish(name, b"of the living one")
+        if name == "segment-7":
+            taker.remove(name)
+        go_on()
+    assert not (here(url) / "a.tmp").exists()
+    if name == "manifest":
+        assert (here(url) / name).read_bytes() == b"of the living one"
+    else:
+        assert not (here(url) / name).exists()
+
+
+def test_renaming_in_doubt_never_publishes_the_beginning_of_another_file(
+    server: SftpServer, storage: SftpStorage, url: str
+) -> None:
+    """The session marker is published again and again: its temporary name is another one each time."""
+    storage.publish("session", b"one")
+    used = storage.temporary("session")
+    with frozen_sessions(server, storage) as go_on:
+        storage.publish("session", b"two")
+        assert storage.temporary("session") != used
+        storage.publish("session", b"three")
+        go_on()
+    assert storage.read_small("session") == b"three"
+    assert storage.names() == ["session"]
+
+
+def _send_only(storage: SftpStorage, operation: Callable[[], object]) -> None:
+    """Send what this operation sends to a process that does not answer; then this writer dies."""
+    session = storage._rest.do(lambda session: session)
+    session.until = time.monotonic() + 1
+    connection, until = session.connection, time.monotonic() + 1
+
+    def give_up(why: BaseException) -> None:
+        raise OSError("this writer is dead") from why
+
+    session.reconnect = give_up  # type: ignore[method-assign]
+    worker = threading.Thread(target=lambda: _quietly(operation), daemon=True)
+    worker.start()
+    worker.join(TIMEOUT)
+    assert time.monotonic() > until
+    del session.reconnect
+    connection.close()
+
+
+def _quietly(operation: Callable[[], object]) -> None:
+    with suppress(OSError):
+        operation()
+
+
+# Files that are open
+
+
+def test_reconnected_writer_never_writes_to_the_file_that_replaced_its_own(
+    server: SftpServer, storage: SftpStorage, url: str
+) -> None:
+    handle = storage.create("a.tmp")
+    handle.extend(0, 4096)
+    storage.rename_new("a.tmp", "segment-1")
+    handle.write_durably(0, b"first ")
+    _file(here(url) / "other", b"another").replace(here(url) / "segment-1")
+    server.drop_sessions()
+    handle.write_durably(6, b"second ")  # its own file has no public name any more, but is not sealed
+    assert (here(url) / "segment-1").read_bytes() == b"another"
+    handle.close()
+    assert hidden(url) == []
+
+
+def test_reconnected_writer_of_a_sealed_file_is_fenced(server: SftpServer, storage: SftpStorage, url: str) -> None:
+    handle = storage.create("a.tmp")
+    handle.extend(0, 4096)
+    storage.rename_new("a.tmp", "segment-1")
+    handle.write_durably(0, b"first ")
+    assert elsewhere(url).seal("segment-1")
+    assert handle.is_fenced()
+    server.drop_sessions()
+    with pytest.raises(FileFenced):
+        handle.write_durably(6, b"second ")
+    handle.close()
+
+
+def test_names_that_dead_writers_left_are_removed_at_a_take_over(server: SftpServer, url: str) -> None:
+    open_ = created(opener(url))
+    open_().open(silent, "one")  # never closed
+    left = hidden(url)
+    assert left
+    second = opener(url.replace(f"timeout={TIMEOUT}", "timeout=60"))().open(silent, "two")
+    now = hidden(url)
+    assert not set(left) & set(now)
+    second.close()
+    assert hidden(url) == []
+
+
+def test_reader_goes_on_after_a_reconnect_and_never_in_another_file(
+    server: SftpServer, storage: SftpStorage, url: str
+) -> None:
+    put(storage, "snapshot", b"one" * 1000)
+    with closing(storage.open("snapshot")) as reader:
+        server.drop_sessions()
+        assert reader.read(2997, 10) == b"one"
+        _file(here(url) / "other", b"two" * 1000).replace(here(url) / "snapshot")
+        server.drop_sessions()
+        with pytest.raises(OSError, match="another file"):
+            reader.read(0, 3)
+
+
+def _file(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+# Two writers
+
+
+def test_frozen_writers_last_change_is_not_acknowledged_and_its_late_write_is_ignored(
+    server: SftpServer, url: str
+) -> None:
+    """The whole server is frozen for the first writer; the second one has taken over when it goes on."""
+    open_ = created(opener(url))
+    first, history = open_().open(silent, "first"), History(1)
+    for _ in range(3):
+        first.append(change(history.note()))
+    storage = first.storage
+    assert isinstance(storage, SftpStorage)
+    second_opener = opener(url.replace(f"timeout={TIMEOUT}", "timeout=60"))
+    second_opener().storage.names()
+    with frozen_sessions(server, storage, commits=True) as go_on:
+        error: list[BaseException] = []
+
+        def commit() -> None:
+            try:
+                first.append(change(history.note()))
+            except BackupError as raised:
+                error.append(raised)
+
+        worker = threading.Thread(target=commit)
+        worker.start()
+        time.sleep(0.5)
+        second = second_opener().open(silent, "second")
+        assert second.position.data_version == 4
+        other = History(second.position.data_version)
+        for _ in range(3):
+            second.append(change(other.note("of the second")))
+        worker.join(3 * TIMEOUT)
+        assert error, "the first writer acknowledged a change that the second one has not seen"
+        go_on()
+    for _ in range(3):
+        second.append(change(other.note("of the second")))
+    second.close()
+    assert second_opener().open(silent, "third").position.data_version == 10
+    assert notes(second_opener())
