@@ -1,5 +1,6 @@
 """How often a running plugin looks whether somebody has found damage in its backup."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -7,7 +8,6 @@ from typing import cast
 import pytest
 
 from backends.log.writer.writer import Writer
-from plugin import damage_watch as module
 from plugin.damage_watch import DamageWatch
 
 
@@ -17,7 +17,7 @@ def test_damage_is_looked_for_rarely_where_each_request_is_paid_for(
 ) -> None:
     """In ten minutes with a tick each second."""
     clock, read = [1000.0], []
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     damage = SimpleNamespace(read=lambda: read.append(clock[0]))
     writer = cast("Writer", SimpleNamespace(damage=damage, storage=SimpleNamespace(costly=costly)))
     watch = DamageWatch(tmp_path, lambda *_: None)
