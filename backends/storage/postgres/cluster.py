@@ -28,7 +28,8 @@ _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 _OLDEST = 130000
 
-_MAX_IDLE = 4
+_MAX_IDLE = 2
+"""Connections that are kept for the next use: one for commits and one for what goes on beside them."""
 
 _SETTINGS = {
     # "on" means that the standby has it on its disk. Also what a server's own configuration may weaken.

@@ -61,7 +61,9 @@ class Connection:
             self._connect(until)
             self._pg.nonblocking = 1
             self._pg.enter_pipeline_mode()
-            self._pg.notice_handler = self._note
+            # Nothing here refers to this object: so the connection ends with whoever drops it.
+            notices = self._notices
+            self._pg.notice_handler = lambda result: notices.append(_said(result))
         except BaseException:
             self.close()
             raise
@@ -127,9 +129,6 @@ class Connection:
         if self._pg.used_password:
             return f"{said}. The password comes from ~/.pgpass of this user"
         return said
-
-    def _note(self, result: "pq.abc.PGresult") -> None:
-        self._notices.append(_said(result))
 
     def _send(self, statements: Sequence[Statement]) -> None:
         for statement in statements:
