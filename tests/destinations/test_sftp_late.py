@@ -167,6 +167,28 @@ def test_zeros_in_doubt_keep_records_out_and_the_log_goes_on_in_another_segment(
     assert open_().open(silent, "next").position.data_version == position.data_version
 
 
+def test_record_that_waits_for_zeros_that_come_in_doubt_goes_into_another_segment(
+    server: SftpServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It did not fit into the preallocated space. The node stopped, in 1 of 2 streams whose connections were cut."""
+    open_ = created(opener(url))
+    writer, history = open_().open(silent, "session"), History(1)
+    storage, segment = writer.storage, writer._segments.current
+    assert isinstance(storage, SftpStorage)
+    with frozen_sessions(server, storage):
+        monkeypatch.setattr(type(writer._options), "preallocated", lambda self, end: 1 << 20)
+        worker = threading.Thread(target=writer.preallocate)
+        worker.start()
+        wait_until(segment._preallocating.locked, "the preallocating")
+        writer.append(change(history.note(noise(300_000, 1))))
+        worker.join()
+        assert writer.segment_index > segment.index
+        writer.append(change(history.note()))
+    position = writer.position
+    writer.close()
+    assert open_().open(silent, "next").position.data_version == position.data_version
+
+
 # Names
 
 
