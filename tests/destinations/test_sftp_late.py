@@ -4,6 +4,7 @@ The client gives a frozen process up after a while and finds a new one; so does 
 server whose disk hangs for minutes.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,14 +29,19 @@ TIMEOUT = 6
 """The commit timeout here, in seconds. A process that does not answer is given up after a third of it."""
 
 
-@pytest.fixture
-def server(places: Places) -> SftpServer:
-    return places.sftp("openssh")
+@pytest.fixture(params=["openssh", "proftpd"] if os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN") else ["openssh"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
-def url(places: Places) -> str:
-    return f"{places.url('openssh')}&timeout={TIMEOUT}"
+def server(places: Places, kind: str) -> SftpServer:
+    return places.sftp(kind)
+
+
+@pytest.fixture
+def url(places: Places, kind: str) -> str:
+    return f"{places.url(kind)}&timeout={TIMEOUT}"
 
 
 @pytest.fixture
