@@ -4,6 +4,7 @@ The client gives a frozen process up after a while and finds a new one; so does 
 server whose disk hangs for minutes.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,14 +29,19 @@ TIMEOUT = 6
 """The commit timeout here, in seconds. A process that does not answer is given up after a third of it."""
 
 
-@pytest.fixture
-def server(places: Places) -> SftpServer:
-    return places.sftp("openssh")
+@pytest.fixture(params=["openssh", "proftpd"] if os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN") else ["openssh"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
-def url(places: Places) -> str:
-    return f"{places.url('openssh')}&timeout={TIMEOUT}"
+def server(places: Places, kind: str) -> SftpServer:
+    return places.sftp(kind)
+
+
+@pytest.fixture
+def url(places: Places, kind: str) -> str:
+    return f"{places.url(kind)}&timeout={TIMEOUT}"
 
 
 @pytest.fixture
@@ -161,6 +167,28 @@ def test_zeros_in_doubt_keep_records_out_and_the_log_goes_on_in_another_segment(
         assert writer.segment_index > segment.index
         go_on()
     for _ in range(3):
+        writer.append(change(history.note()))
+    position = writer.position
+    writer.close()
+    assert open_().open(silent, "next").position.data_version == position.data_version
+
+
+def test_record_that_waits_for_zeros_that_come_in_doubt_goes_into_another_segment(
+    server: SftpServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It did not fit into the preallocated space. The node stopped, in 1 of 2 streams whose connections were cut."""
+    open_ = created(opener(url))
+    writer, history = open_().open(silent, "session"), History(1)
+    storage, segment = writer.storage, writer._segments.current
+    assert isinstance(storage, SftpStorage)
+    with frozen_sessions(server, storage):
+        monkeypatch.setattr(type(writer._options), "preallocated", lambda self, end: 1 << 20)
+        worker = threading.Thread(target=writer.preallocate)
+        worker.start()
+        wait_until(segment._preallocating.locked, "the preallocating")
+        writer.append(change(history.note(noise(300_000, 1))))
+        worker.join()
+        assert writer.segment_index > segment.index
         writer.append(change(history.note()))
     position = writer.position
     writer.close()

@@ -20,10 +20,14 @@ from tests.destinations.sftp_servers import OpenSsh, SftpServer, frozen
 from tests.end_to_end.crash import Death, Life
 from tests.end_to_end.world import backup_cli, said_at
 from tests.fake_lightningd import History, Moment, Refused, Victim
+from tests.log.histories import noise
 from tests.members.elsewhere import MembersElsewhere, Stream
 from tests.members.world import eventually
 
-ROUNDS = 200 if os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN") else 4
+CAMPAIGN = bool(os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN"))
+ROUNDS, SECONDS = (200, 60) if CAMPAIGN else (3, 3)
+LONG = pytest.mark.parametrize("kind", ["openssh", "proftpd"] if CAMPAIGN else ["openssh"])
+"""For tests in which the two servers do the same."""
 
 
 @pytest.fixture(params=["openssh", "proftpd"])
@@ -40,6 +44,7 @@ def server(tmp_path: Path) -> Iterator[OpenSsh]:
     server.kill()
 
 
+@LONG
 def test_node_killed_in_calls_and_between_them_is_restored_equal(
     kind: str, places: Places, world_at: WorldAt, history: History
 ) -> None:
@@ -82,11 +87,13 @@ def test_connections_cut_under_a_stream_are_made_again_and_nothing_is_lost(
     with world.node() as node:
         node.play([history.first()])
         thread.start()
-        until = time.monotonic() + 6
-        while time.monotonic() < until:
-            node.db_write(history.note("x" * chance.choice((10, 1000, 300_000))))
-        done.set()
-        thread.join()
+        try:
+            until = time.monotonic() + SECONDS
+            while time.monotonic() < until:
+                node.db_write(history.note(noise(chance.choice((10, 1000, 300_000)), chance.randrange(1 << 30))))
+        finally:
+            done.set()
+            thread.join()
     assert said_at(node, "broken") == []
     world.assert_restored_equals_the_nodes()
 
@@ -124,6 +131,7 @@ def test_server_frozen_beyond_the_timeout_stops_the_node_and_the_next_start_goes
     world.assert_restored_equals_the_nodes()
 
 
+@LONG
 def test_two_nodes_over_sftp_lose_nothing_acknowledged(kind: str, places: Places, tmp_path: Path) -> None:
     url = places.url(kind)
     count = 0

@@ -38,7 +38,7 @@ def mount_of_kind(kind: str, *options: str) -> Mount:
     return Mount(1, (0, 50), "/", Path("/mnt/nas"), kind, "nas:/volume1", frozenset({"rw", *options}))
 
 
-@pytest.mark.parametrize("kind", ["nfs3", "nfs41", "sshfs", "openssh", "proftpd"])
+@pytest.mark.parametrize("kind", ["nfs3", "nfs41", "sshfs", "openssh"])
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
 def test_recorded_node_on_share_is_restored_equal(
     kind: str, recording: Recording, places: Places, world_at: WorldAt

@@ -35,6 +35,10 @@ _MAX_TAKEN = 100
 """The most taken names in a row that are skipped; each is a segment without a record, left by a failure."""
 
 
+class CutShort(Exception):
+    """The record was not written: the log must go on in another segment (see `WriteHandle.safe_to`)."""
+
+
 class Segment:
     """A segment open for appending, from `end` on."""
 
@@ -65,7 +69,7 @@ class Segment:
         """Append one change, which is durable when this returns the position after it.
 
         `after` is the position before it, `now` is in seconds since 1970, `raw` is the encoded change. After any
-        exception nothing more may be appended.
+        exception nothing more may be appended; after CutShort, not to this segment.
         """
         if self._stream is None:
             self._stream = Compressor(LEVEL_CHANGES)
@@ -90,6 +94,8 @@ class Segment:
                 self.handle.write_durably(self.end, record)
             else:
                 self._append_beyond_allocated(record, end)
+        except CutShort:
+            raise
         except BaseException as error:
             self._failed = True
             if not isinstance(error, FileFenced):  # another writer has the log now, and may have taken the record over
@@ -110,6 +116,8 @@ class Segment:
         are being preallocated could overwrite the record.
         """
         with self._preallocating:
+            if self.cut_short and end > self._max_file:
+                raise CutShort  # as the maintenance thread found out while this one waited for the lock
             if end > self._max_file:
                 raise OSError(
                     errno.EFBIG,

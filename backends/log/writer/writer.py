@@ -28,7 +28,7 @@ from backends.log.writer.keeping import keep_generation, remove_kept, still_kept
 from backends.log.writer.lock import SoleWriter
 from backends.log.writer.options import LogOptions
 from backends.log.writer.recovery import remove_obsolete_files, remove_older
-from backends.log.writer.segment import Segment
+from backends.log.writer.segment import CutShort, Segment
 from backends.log.writer.segments import Segments
 from backends.log.writer.snapshot import next_generation, write_snapshot
 from backends.storage.base import FileFenced, Space, Storage
@@ -95,7 +95,11 @@ class Writer:
             segment = self._segments.current
             if segment.full or not segment.fits(len(raw)):
                 segment = self._segments.for_record(len(raw))
-            position = segment.append(self.position, flags, change.data_version, time_now(), change.database, raw)
+            record = self.position, flags, change.data_version, time_now(), change.database, raw
+            try:
+                position = segment.append(*record)
+            except CutShort:
+                position = self._segments.for_record(len(raw)).append(*record)
         except BaseException as error:
             self._fail(error)
             if isinstance(error, Exception):
