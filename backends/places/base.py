@@ -13,6 +13,10 @@ class Place(ABC):
     Making a Place does not touch the destination. Methods raise BackupError when the place fails.
     """
 
+    look_every: float = 1.0
+    """Seconds between two looks of a reader that follows the log as it grows. A look reads two small files and a few
+    bytes at the end of the log: a place where each request is paid for gives more."""
+
     @property
     @abstractmethod
     def storage(self) -> Storage:
