@@ -45,7 +45,8 @@ def database_fingerprint(header: bytes) -> int:
 
 
 FOLLOWING = 0x4C4E4266
-"""The `application_id` in the header of a copy that `backup-cli follow` keeps, until it is promoted. lightningd's is 0."""
+"""The `application_id` in the header of a copy that `backup-cli follow` keeps, until it is promoted; lightningd leaves
+it at 0."""
 
 _APPLICATION_ID = slice(68, 72)
 

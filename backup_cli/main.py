@@ -21,6 +21,7 @@ from backup_cli.commands.check_config import check_config
 from backup_cli.commands.compact import compact
 from backup_cli.commands.destinations import destinations
 from backup_cli.commands.drill import drill
+from backup_cli.commands.follow import follow
 from backup_cli.commands.import_ import import_
 from backup_cli.commands.init import init
 from backup_cli.commands.keys import keys
@@ -50,6 +51,7 @@ def cli() -> None:
 COMMANDS = (
     init,
     restore,
+    follow,
     import_,
     verify,
     status,

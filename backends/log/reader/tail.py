@@ -144,6 +144,9 @@ class Tail:
                 if header.sequence > base.sequence:
                     self.sequence, self._good = header.sequence, header.data_version
                     yield header, statements
+            if not self._has_more():  # without reading the zeros ahead of the writer, up to a megabyte
+                self.torn = None
+                return
         tail = reader.tail()
         self.torn = f"{tail.why} ({reader.name} at byte {tail.offset})" if tail.end is End.TORN else None
 
