@@ -56,7 +56,7 @@ HELP_OF_A_MEMBER = {
 """The metrics of each member, with its name as a further label. What is not known is left out."""
 
 HELP_OF_A_COPY = {
-    "follow_in_step": "Whether the copy held all that the backup did when it last looked, a moment before this was written.",
+    "follow_in_step": "Whether the copy held all that the backup did, a moment before this was written.",
     "follow_failed": "Whether the backup is damaged, or holds a change that cannot be replayed.",
     "follow_in_step_timestamp_seconds": "When the copy last held all that the backup did.",
     "follow_lag_changes": "How many changes the copy is known to lack.",

@@ -120,9 +120,7 @@ def _refuse_senseless(
     if once and promoting:
         raise click.UsageError("--once and --promote exclude each other: a promotion brings the copy up to date anyway")
     if (dry_run or take_over or without) and not promoting:
-        raise click.UsageError(
-            "--dry-run, --take-over and --without belong to --promote: without it, the backup is only read"
-        )
+        raise click.UsageError("--dry-run, --take-over and --without belong to --promote: otherwise nothing is changed")
     if as_json and not (once or promoting):
         raise click.UsageError("--json needs --once or --promote: otherwise the command does not end")
 

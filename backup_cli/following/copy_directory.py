@@ -15,6 +15,7 @@ from backends.errors import BackupError, InUse
 from backends.holder import COMMAND
 from backends.node.directory import DATABASE
 from backends.node.files import read_small_file, replace_file, sync_directory
+from backends.node.following import why_following
 from backends.system.locks import FileLock, Locked, NoLocks
 from backends.text import shell_line
 
@@ -100,7 +101,7 @@ class CopyDirectory:
             self.copy.unlink(missing_ok=True)
             journal.unlink()
             sync_directory(self.path)
-        os.replace(new, self.copy)
+        new.replace(self.copy)
         sync_directory(self.path)
 
     @contextmanager
@@ -122,6 +123,9 @@ class CopyDirectory:
 
     def refuse_database(self) -> None:
         """Raise BackupError if the directory has a node's own database already: it is no place for a copy."""
+        why = why_following(self.database)
+        if why is not None:
+            raise BackupError(f"{why}. Nothing was changed")
         if os.path.lexists(self.database):
             raise BackupError(
                 f"{self.database} exists: this is a node's own directory, so no copy is kept there, and nothing was "

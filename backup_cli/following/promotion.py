@@ -174,9 +174,9 @@ def _refuse_changed(directory: CopyDirectory, released: Released) -> None:
     """After a promotion that was killed between its last steps: refuse if the database is not what it left."""
     if not released.is_file(directory.database):
         raise BackupError(
-            f"{directory.database} is not the file that an earlier promotion, which was cut off, has left: somebody has "
-            "replaced it, or a node has written to it. Nothing was changed; to see how it compares with the backup, "
-            "run: backup-cli check-config"
+            f"{directory.database} is not the file that an earlier promotion, which was cut off, has left: somebody "
+            "has replaced it, or a node has written to it. Nothing was changed; to see how it compares with the "
+            "backup, run: backup-cli check-config"
         )
 
 
