@@ -89,7 +89,8 @@ class Tail:
         self._index, self._offset, self._chain = found.segment, found.offset, found.chain
         base = self.manifest.base
         self.sequence = base.sequence if found.chain is None else found.chain.sequence
-        """The sequence of the change after which this goes on."""
+        """The sequence of the last change that was returned, at first of the one after which this goes on. That may be
+        one before the snapshot: a compaction leaves the segment with its last changes as it was."""
         self._good = self.end.data_version if after.data_version is None else after.data_version
         if found.stream < found.offset:
             self._unpack_again(found)
@@ -131,7 +132,6 @@ class Tail:
         self._handles.clear()
 
     def _changes_here(self) -> Iterator[tuple[RecordHeader, Sequence[str]]]:
-        base = self.manifest.base
         reader = self._reader(self._index, self._chain)
         self._unpacker.go_on_in(reader.file)
         for run in reader.runs(self._offset):
@@ -141,7 +141,7 @@ class Tail:
                 header = record.header
                 self._chain = Chain(header.sequence, header.checksum)
                 self._offset = record.offset + RECORD_HEADER_SIZE + len(record.payload)
-                if header.sequence > base.sequence:
+                if header.sequence > self.sequence:
                     self.sequence, self._good = header.sequence, header.data_version
                     yield header, statements
             if not self._has_more():  # without reading the zeros ahead of the writer, up to a megabyte
