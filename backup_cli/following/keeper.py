@@ -76,6 +76,7 @@ class Keeper:
         """`only` is the destination to follow, if that is decided already."""
         self._directory, self._wishes, self._only = directory, wishes, only
         self.note = directory.read()
+        self._is_ours = self.note is not None  # a file of that name that nothing is known of may be anybody's
         self.news: News | None = None
         self.changes = 0
         """Changes that were replayed into the copy."""
@@ -118,11 +119,13 @@ class Keeper:
         find_key([followed.url], self._wishes.key, [self._directory.path])
         self._refuse_another(followed)
         if not self._directory.copy.exists():
+            if self.rebuilt or self.news is not None:
+                raise self._gone()
             self._rebuild(followed, None)
         try:
             stretch = self._stretch(followed)
         except (NoCopy, CopyDamaged) as error:
-            self._rebuild(followed, str(error))
+            self._replace(followed, error)
             return None
         except Unrestorable as error:
             self._prove(followed, error)
@@ -173,12 +176,15 @@ class Keeper:
         elif stretch.ended is Ended.AHEAD:
             raise self._ahead(followed, stretch)
         elif stretch.ended is Ended.GONE:
-            raise CopyGone(
-                f"{self._directory.copy} was moved away or replaced while it followed the backup; nothing more is "
-                "written to it. It may be behind: never start a node from it. To make it a node's database, put it "
-                "back and run: backup-cli follow --promote"
-            )
+            raise self._gone()
         return None
+
+    def _gone(self) -> CopyGone:
+        return CopyGone(
+            f"{self._directory.copy} was moved away or replaced while it followed the backup; nothing more is written "
+            "to it. It may be behind: never start a node from it. To make it a node's database, put it back and run: "
+            "backup-cli follow --promote"
+        )
 
     def _ahead(self, followed: Followed, stretch: Stretch) -> CopyAhead:
         return CopyAhead(
@@ -191,6 +197,18 @@ class Keeper:
         )
 
     # Rebuilding
+
+    def _replace(self, followed: Followed, error: NoCopy | CopyDamaged) -> None:
+        """Rebuild a copy that is damaged. Raises BackupError for a file that is nobody's copy."""
+        copy = self._directory.copy
+        if not copy.exists():
+            raise self._gone()
+        if isinstance(error, NoCopy) or not self._is_ours:
+            raise NoCopy(
+                f"{copy} is not a copy that follows a backup, and nothing was changed. If a promotion was cut off, "
+                "repeat it: backup-cli follow --promote. Otherwise find out what that file is, and move it away"
+            )
+        self._rebuild(followed, str(error))
 
     def _prove(self, followed: Followed, error: Unrestorable) -> None:
         """Find out whether the backup or the copy is at fault. Raises Unrestorable if it is the backup."""
@@ -225,7 +243,7 @@ class Keeper:
             self._write_note(note, durably=True)
             self._directory.replace_copy(new)
         self.changes += rebuilt.changes
-        self.rebuilt = True
+        self.rebuilt = self._is_ours = True
         for line in (rebuilt.torn, rebuilt.end_unverified):
             if line is not None:
                 warn(line)
@@ -307,5 +325,5 @@ class Keeper:
             say(f"{path} cannot be written: {error.strerror or error}; the copy goes on following")
 
 
-_LASTING = (KeyNeeded, WrongKey, NotEncrypted, UnknownSchema, OtherBackup)
+_LASTING = (NoCopy, KeyNeeded, WrongKey, NotEncrypted, UnknownSchema, OtherBackup)
 """Errors about which only a person can do something: at the first attempt, they end the command."""

@@ -69,7 +69,7 @@ def promote(
         key = find_key([source.url], wishes.key, [directory.path])
         before = look(source.backup)
         held.callback(source.backup.let_go)
-        refuse_living_writer(source.url, source.backup, before, take_over)
+        refuse_living_writer(source.url, source.backup, before, take_over, what="follow")
         if note is not None and note.released is not None and not _is_copy(directory):
             return _finish(directory, source, note, key, 0, None)  # the last promotion was killed
         directory.refuse_database()
