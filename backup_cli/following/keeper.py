@@ -67,6 +67,8 @@ class Wishes:
     """Where the metrics are written to; None if nowhere."""
     every: float | None = None
     """Seconds between two looks; None for what is right for the destination."""
+    quiet: bool = False
+    """Whether it is not worth a line that the copy is in step."""
 
 
 class Keeper:
@@ -259,7 +261,7 @@ class Keeper:
             with (
                 suppress(Overtaken),
                 damage_noted(followed.backup, "follow", generation),
-                progress("Building the copy", "Checking the copy") as show,
+                progress("Building the copy", "Checking the database") as show,
             ):
                 return rebuild_backup(followed.url, new, show, generation=generation, durable=False, following=True)
         raise BackupError(f"{followed.url} begins new generations faster than it can be read; try again in a minute")
@@ -287,7 +289,7 @@ class Keeper:
         self._show_figures(followed.url, now=False)
 
     def _tell_in_step(self, news: News) -> None:
-        if self._trouble is not None or not self._told_in_step:
+        if not self._wishes.quiet and (self._trouble is not None or not self._told_in_step):
             say(f"In step with the backup, at version {news.data_version}")
         self._trouble, self._failed, self._told_in_step = None, None, True
 

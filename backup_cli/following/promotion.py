@@ -98,7 +98,7 @@ def _is_copy(directory: CopyDirectory) -> bool:
 
 def _caught_up(directory: CopyDirectory, wishes: Wishes, source: Source) -> Keeper:
     """Bring the copy to the end of the log in `source`."""
-    keeper = Keeper(directory, replace(wishes, once=True), Followed(source.url, source.backup))
+    keeper = Keeper(directory, replace(wishes, once=True, quiet=True), Followed(source.url, source.backup))
     keeper.keep()
     return keeper
 
