@@ -16,6 +16,7 @@ from backends.holder import COMMAND
 from backends.node.directory import DATABASE
 from backends.node.files import read_small_file, replace_file, sync_directory
 from backends.node.following import why_following
+from backends.node.sync_point import has_hot_journal
 from backends.system.locks import FileLock, Locked, NoLocks
 from backends.text import shell_line
 
@@ -97,8 +98,9 @@ class CopyDirectory:
         """Put a new copy in the place of the old one, durably. No journal of the old one may be left: SQLite would roll
         it back into the new one."""
         journal = self.copy.with_name(f"{COPY}-journal")
-        if journal.exists():  # the old copy is damaged: SQLite has not even rolled its journal back
-            self.copy.unlink(missing_ok=True)
+        if journal.exists():
+            if has_hot_journal(self.copy):  # the old copy is damaged: SQLite has not even rolled its journal back
+                self.copy.unlink(missing_ok=True)
             journal.unlink()
             sync_directory(self.path)
         new.replace(self.copy)
