@@ -74,6 +74,7 @@ def promote(
             return _finish(directory, source, note, key, 0, None)  # the last promotion was killed
         directory.refuse_database()
         keeper = _caught_up(directory, wishes, source)  # while the node may still run, so that the rest is short
+        refuse_living_writer(source.url, source.backup, before, take_over, what="follow")  # it has had time to write
         position, source = _fenced(source)
         rest = _caught_up(directory, wishes, source)
         reached, note = rest.news, rest.note

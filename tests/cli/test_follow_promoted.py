@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from backends.node.hand_over import hand_over
 from backup_cli.following import promotion
 from backup_cli.following.copy_directory import COPY, NOTE, CopyDirectory
 from tests.cli.cli_asserts import assert_refused
-from tests.cli.several import dying, killed
+from tests.cli.several import KILLED, dying, killed
 from tests.end_to_end.db_compare import compared, differences, everything
 from tests.end_to_end.world import Said, World, backup_cli, snapshots_taken, tree
 from tests.fake_lightningd import History, Refused
@@ -107,8 +108,9 @@ def test_promotion_over_a_database_is_refused(followed: World, warm: Path) -> No
 STEPS: dict[str, tuple[object, str]] = {
     "before it is fenced": (promotion, "_fenced"),
     "before the rest": (promotion, "_finish"),
-    "before it is noted": (CopyDirectory, "write"),
+    "before it is noted": (promotion, "_released"),
     "before it loses its mark": (promotion, "release_followed"),
+    "after it lost its mark": (promotion, "release_followed"),
     "before the node's files": (promotion, "put_back"),
     "before it is renamed": (Path, "rename"),
     "after it was renamed": (promotion, "set_old_lock_aside"),
@@ -117,13 +119,24 @@ STEPS: dict[str, tuple[object, str]] = {
 }
 
 
-@pytest.mark.parametrize("step", STEPS if CAMPAIGN > 1 else ["before it loses its mark", "after it was renamed"])
+def _done_and_dead(real: Callable[..., object]) -> Callable[..., object]:
+    """Does what `real` does, and ends the process then, as kill -9 does."""
+
+    def act(*arguments: object) -> None:
+        real(*arguments)
+        os._exit(KILLED)
+
+    return act
+
+
+@pytest.mark.parametrize("step", STEPS if CAMPAIGN > 1 else ["after it lost its mark", "after it was renamed"])
 def test_promotion_killed_between_its_steps_is_repeated(
     step: str, followed: World, history: History, warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, name = STEPS[step]
     with monkeypatch.context() as patched:
-        patched.setattr(place, name, dying(getattr(place, name), 1))
+        real = getattr(place, name)
+        patched.setattr(place, name, _done_and_dead(real) if step == "after it lost its mark" else dying(real, 1))
         assert killed(lambda: promote(followed, warm))
     if (warm / COPY).exists() and (warm / "lightningd.sqlite3").exists():
         raise AssertionError("never two")
