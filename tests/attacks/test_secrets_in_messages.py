@@ -235,7 +235,7 @@ def test_commands_on_a_database_with_a_damaged_schema_show_no_value(lived: World
 
 def test_show_statements_option_exists_where_a_statement_can_fail() -> None:
     offered = {name for name, command in cli.commands.items() if any(p.name == "in_full" for p in command.params)}
-    assert offered == {"verify", "restore", "import", "compact", "drill"}
+    assert offered == {"verify", "restore", "follow", "import", "compact", "drill"}
     for name in offered:
         assert "may hold secrets (runes, invoices, preimages)" in " ".join(backup_cli(name, "--help").out.split())
 

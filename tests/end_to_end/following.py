@@ -263,7 +263,9 @@ def check_look(follower: Follower, shadow: Shadow, scratch: Path) -> int:
     version = version_of(seen)
     if version:
         assert compared(everything(seen), shadow.at(version)) == [], f"at version {version}"
-        assert faults(seen) == []
+        assert [fault for fault in faults(seen) if fault != f"{seen.name}-journal"] == [], (
+            "one that is not hot may stay"
+        )
     seen.unlink()
     return version
 

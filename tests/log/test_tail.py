@@ -7,9 +7,21 @@ from pathlib import Path
 import pytest
 
 from backends.errors import Damaged
-from backends.log.format.records import FILE_HEADER_SIZE, segment_name
+from backends.log.format.codec import LEVEL_CHANGES, Compressor
+from backends.log.format.encryption import Sealer, known_key, stored_size
+from backends.log.format.records import (
+    FILE_HEADER_SIZE,
+    RECORD_MAGIC,
+    Flag,
+    RecordHeader,
+    RecordKind,
+    encode_fields,
+    header_fields,
+    segment_name,
+)
 from backends.log.reader.tail import Mark, Moved, NotThere, Tail, attach
 from backends.log.writer.options import LogOptions
+from backends.log.writer.writer import Writer
 from backends.storage.base import ReadHandle, Storage
 from backends.storage.local import LocalStorage
 from tests.log.histories import CAMPAIGN, Node, backup_in, noise
@@ -152,20 +164,20 @@ def test_take_over_is_noticed_and_what_the_fenced_writer_adds_does_not_count(tmp
     assert follower.got == list(second.now.contents.changes) and follower.rebuilt == 0
 
 
-def _record_after(writer: object) -> bytes:
-    """The bytes of the record that this writer would append next."""
-    from backends.base import Position
-    from backends.log.format.codec import LEVEL_CHANGES, Compressor
-    from backends.log.format.records import RECORD_MAGIC, Flag, RecordHeader, RecordKind, encode_record
-
-    position: Position = writer.position  # type: ignore[attr-defined]
+def _record_after(writer: Writer) -> bytes:
+    """The bytes of a record that this writer might append next."""
+    position, file = writer.position, writer.manifest.segment_header(writer.segment_index)
     raw = b"INSERT INTO vars (name) VALUES ('never acknowledged')"
     payload = Compressor(LEVEL_CHANGES).add(raw)
-    header = RecordHeader(
-        RECORD_MAGIC, RecordKind.CHANGE, Flag.FRAME | Flag.ADVANCES, len(payload), len(raw), 2,
-        position.sequence + 1, 1, 0, position.checksum, 0,
+    sealer = None if file.key is None else Sealer(known_key(file.key), file)
+    length = len(payload) if sealer is None else stored_size(len(payload), begins_stream=True)
+    fields = header_fields(
+        RecordHeader(
+            RECORD_MAGIC, RecordKind.CHANGE, Flag.FRAME | Flag.ADVANCES, length, len(raw), 2,
+            position.sequence + 1, 1, 0, position.checksum, 0,
+        )
     )  # fmt: skip
-    return encode_record(header, payload)[0]
+    return encode_fields(fields, payload if sealer is None else sealer.seal(fields, payload, True))[0]
 
 
 def test_compaction_is_crossed_without_a_rebuild(tmp_path: Path) -> None:
