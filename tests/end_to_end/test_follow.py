@@ -5,6 +5,7 @@ import random
 import time
 from collections import Counter
 from contextlib import closing
+from itertools import cycle
 
 import pytest
 
@@ -12,7 +13,7 @@ from backends import backup_at
 from backends.confined.work import rebuild_backup
 from backends.following.follower import Ended, Order, follow
 from tests.end_to_end.db_compare import compared, differences, everything
-from tests.end_to_end.following import Follower, Shadow, Stream, check_look, following
+from tests.end_to_end.following import VICTIMS, Follower, Shadow, Stream, check_look, following, kill
 from tests.end_to_end.recordings import RECORDINGS, Recording
 from tests.end_to_end.world import World, backup_cli
 from tests.fake_lightningd import Refused, Victim
@@ -31,9 +32,12 @@ def test_copy_is_the_nodes_database_at_every_look_with_kills_on_both_sides(world
         try:
             stream.wait_for(20)
             follower.start()
-            while len(stream.calls) < CHANGES:
+            for victim in cycle(VICTIMS):
+                if len(stream.calls) >= CHANGES and did.total() >= 2 * len(VICTIMS):
+                    break
                 time.sleep(chance.uniform(0.3, 2.0))
-                did[kill_sometimes(chance, stream, follower)] += 1
+                kill(victim, stream, follower)
+                did[victim] += 1
                 looks[check_look(follower, shadow, world.root) > 0] += 1
                 if follower.process is None:
                     follower.start()
