@@ -24,10 +24,12 @@ from tests.cli.several import document_of, init_several, url_of
 from tests.end_to_end.corruption import flip, segment
 from tests.end_to_end.db_compare import compared, everything
 from tests.end_to_end.following import Follower
-from tests.end_to_end.world import Said, World, backup_cli, tree
+from tests.end_to_end.world import Said, World, backup_cli, command, spawned, tree
 from tests.fake_lightningd import History
 from tests.fake_lightningd.calls import bump
 from tests.log.histories import silent
+
+pytestmark = pytest.mark.usefixtures("jobs_here")
 
 
 @pytest.fixture
@@ -242,26 +244,11 @@ def test_reader_of_the_copy_holds_it_up_and_harms_nothing(lived: World, history:
     with closing(sqlite3.connect(f"file:{warm / COPY}?mode=ro", uri=True, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM vars").fetchall()
-        assert_refused(once(lived, warm), "another process reads")
+        words = command(
+            "follow", "--once", *lived.key_options, lived.url, warm
+        )  # a process of its own has its own locks
+        assert_refused(spawned(*words), "another process reads")
     followed(lived, warm)
-
-
-def test_every_table_is_checked_when_that_is_due(lived: World, warm: Path) -> None:
-    follower = Follower(lived, "--check-every", 0.0001, "--prometheus", lived.root / "f.prom", destination=warm).start()
-    try:
-        follower.wait_for(lived.version)
-        built = json.loads((warm / NOTE).read_text())["rebuilt"]
-        wanted = f'follow_checked_timestamp_seconds{{url="{lived.url}"}}'
-
-        def checked() -> bool:
-            lines = (lived.root / "f.prom").read_text().splitlines() if (lived.root / "f.prom").exists() else []
-            return any(
-                line.startswith(f"lightningd_backup_{wanted}") and int(line.split()[-1]) > built for line in lines
-            )
-
-        _wait(checked, 40.0)
-    finally:
-        follower.kill()
 
 
 # What is refused

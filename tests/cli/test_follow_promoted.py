@@ -20,6 +20,8 @@ from tests.end_to_end.world import Said, World, backup_cli, snapshots_taken, tre
 from tests.fake_lightningd import History, Refused
 from tests.log.histories import CAMPAIGN, silent
 
+pytestmark = pytest.mark.usefixtures("jobs_here")
+
 
 @pytest.fixture
 def warm(tmp_path: Path) -> Path:

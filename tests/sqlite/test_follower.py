@@ -123,3 +123,23 @@ def test_change_of_another_history_with_the_same_version_is_not_taken_for_the_co
     with closing(followed.backup().open(silent, "two")) as writer:
         writer.append(Change(2, list(History(1).note("another one").writes)))
     assert followed.follow().ended is Ended.NOT_THERE
+
+
+class _Checked(Exception):
+    pass
+
+
+def test_every_table_is_checked_when_that_is_due_and_not_again_before_it_is_due(followed: Followed) -> None:
+    """One table at each look at which there is nothing else to do."""
+    looks: list[News] = []
+
+    def tell(news: News) -> None:
+        looks.append(news)
+        if news.checked and len(looks) > 12:
+            raise _Checked
+
+    with pytest.raises(_Checked):
+        followed.follow(Order(False, 0.0, 0.0, 1e12, False), tell)
+    checked = [news.checked for news in looks]
+    assert checked[:4] == [0, 0, 0, 0], "the schema, vars, version and db_upgrades"
+    assert len(set(checked[4:])) == 1
