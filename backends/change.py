@@ -44,6 +44,19 @@ def database_fingerprint(header: bytes) -> int:
     return crc32(header) or 1
 
 
+FOLLOWING = 0x4C4E4266
+"""The `application_id` in the header of a copy that `backup-cli follow` keeps, until it is promoted; lightningd leaves
+it at 0."""
+
+_APPLICATION_ID = slice(68, 72)
+
+
+def is_following(header: bytes) -> bool:
+    """Whether these first bytes of a database file are those of a copy that follows a backup: no node may run from it,
+    because it may be behind."""
+    return header[_APPLICATION_ID] == FOLLOWING.to_bytes(4, "big")
+
+
 class Change:
     """One `db_write` call: the version it was sent with and its SQL statements, in order.
 

@@ -52,6 +52,7 @@ def cli() -> None:
 COMMANDS = {
     "init": "init:init",
     "restore": "restore:restore",
+    "follow": "follow:follow",
     "import": "import_:import_",
     "verify": "verify:verify",
     "status": "status:status",

@@ -165,18 +165,20 @@ def warn_of_writer(living: Living | None) -> None:
         )
 
 
-def refuse_living_writer(url: str, backup: Backup, before: Seen, take_over: bool, dry_run: bool = False) -> None:
+def refuse_living_writer(
+    url: str, backup: Backup, before: Seen, take_over: bool, dry_run: bool = False, what: str = "restore"
+) -> None:
     """Raise InUse, in a restore with --resume, if a node is provably writing to the backup; hold the backup's lock.
 
     A session that has not ended is no proof: a machine that has died also leaves one. In a dry run, the lock is only
-    checked.
+    checked. `what` is the command's name.
     """
     living = writing(before, look(backup))
     try:
         if dry_run:
             backup.check_lock()
         else:
-            backup.hold(f"{COMMAND} restore")
+            backup.hold(f"{COMMAND} {what}")
     except InUse as error:
         if error.holder is not None and error.holder.is_command:
             raise

@@ -55,7 +55,20 @@ HELP_OF_A_MEMBER = {
 }
 """The metrics of each member, with its name as a further label. What is not known is left out."""
 
-_HELP = {**HELP, **HELP_OF_MEMBERS, **HELP_OF_A_MEMBER}
+HELP_OF_A_COPY = {
+    "follow_in_step": "Whether the copy held all that the backup did, a moment before this was written.",
+    "follow_failed": "Whether the backup is damaged, or holds a change that cannot be replayed.",
+    "follow_in_step_timestamp_seconds": "When the copy last held all that the backup did.",
+    "follow_lag_changes": "How many changes the copy is known to lack.",
+    "follow_lag_seconds": "How long ago the copy last held all that the backup did, when this was written.",
+    "follow_data_version": "The data version of the copy.",
+    "follow_last_change_timestamp_seconds": "When the last change that the copy holds was saved in the backup.",
+    "follow_checked_timestamp_seconds": "When all of the copy was last checked.",
+    "follow_written_timestamp_seconds": "When this was written.",
+}
+"""The metrics of a copy that `backup-cli follow` keeps."""
+
+_HELP = {**HELP, **HELP_OF_MEMBERS, **HELP_OF_A_MEMBER, **HELP_OF_A_COPY}
 
 
 def metrics(seen: Status, now: float) -> str:
@@ -127,6 +140,12 @@ def _of_a_member(member: MemberStatus) -> dict[str, float | None]:
         "member_size_bytes": member.total_bytes,
         "member_latency_seconds": member.latency,
     }
+
+
+def metrics_of_a_copy(url: str, figures: Mapping[str, float | None]) -> str:
+    """The text for a copy that follows the backup at this URL; what is None is not known."""
+    labels = _labels(url=url)
+    return "".join(_figure(name, labels, value) for name, value in figures.items() if value is not None)
 
 
 def unreadable(url: str, error: BackupError, now: float) -> str:

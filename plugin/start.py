@@ -10,6 +10,7 @@ from backends.log.backup import Backup
 from backends.log.facts import Facts
 from backends.node.copied import may_have_gone_its_own_way
 from backends.node.directory import database_path
+from backends.node.following import why_following
 from backends.node.lockfile import LOCK_FILE, Settings
 from backends.node.memory import Memory, remembered
 from backends.node.memory_text import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
@@ -39,6 +40,9 @@ def check_database_is_here(directory: Path) -> None:
             "file was changed. Stop lightningd, move its database there (with its -journal, if there is one), and "
             "remove the wallet setting"
         )
+    following = why_following(database)
+    if following is not None:
+        raise BackupError(f"{following}. Nothing was saved, and nothing committed")
 
 
 def identified(directory: Path, settings: Settings, backup: Backup) -> Facts:

@@ -26,7 +26,7 @@ LAYERS = [
     ["log"],
     [""],  # backends/__init__: the list of the schemes
     ["sqlite"],
-    ["compaction"],
+    ["compaction", "following"],
     ["node"],
     ["members"],
     ["legacy"],
@@ -34,6 +34,7 @@ LAYERS = [
     ["/plugin"],
     ["/backup_cli"],
     ["/backup_cli.checks", "/backup_cli.consent", "/backup_cli.drill"],
+    ["/backup_cli.following"],
     ["/backup_cli.commands"],
     ["/backup_cli.main"],
     ["/backup_cli.isolated"],  # the executables

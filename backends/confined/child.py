@@ -18,6 +18,9 @@ TELL_EVERY = 0.1
 """Seconds between two progress messages. They come from a thread of their own, so that they still come, and say where
 the work is, while SQLite is in one long step."""
 
+TELL_QUIETLY_EVERY = 1.0
+"""Seconds between two progress messages while the work waits for something to do."""
+
 _MAX_JOB = 1 << 20
 """Bytes of the line with the job."""
 
@@ -66,7 +69,11 @@ def _done(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tell(voice: _Voice, over: threading.Event) -> None:
-    while not over.wait(TELL_EVERY):
+    told: object = None
+    while not over.wait(TELL_QUIETLY_EVERY if pulse.quiet else TELL_EVERY):
+        news = pulse.news
+        more = {} if news is None or news is told else {"news": news}
+        told = news
         if (error := limits.overflowing()) is not None:
             voice.say(failure(error), last=True)
         voice.say(
@@ -76,5 +83,6 @@ def _tell(voice: _Voice, over: threading.Event) -> None:
                 "signs": pulse.signs,
                 "change": pulse.change,
                 "segment": pulse.segment,
+                **more,
             }
         )

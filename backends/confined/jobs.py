@@ -1,6 +1,7 @@
 """The jobs that the child can do. Each takes and returns what JSON can hold; `work` has the parent's side of each."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ from backends import backup_at
 from backends.compaction.compact import compact_log
 from backends.confined.messages import MAX_TOLD, Overtaken
 from backends.errors import BackupError
+from backends.following.follower import News, Order, follow
 from backends.legacy import LegacyBackup, rebuild_legacy
 from backends.sqlite.compare import compare, foreign_key_violations
+from backends.sqlite.following import mark_copy, release_copy
 from backends.sqlite.limits import scale
 from backends.sqlite.rebuild import Rebuilt, rebuild
 from backends.system.pulse import pulse
@@ -26,6 +29,7 @@ def rebuild_backup(
     to_version: int | None,
     durable: bool,
     violations: bool,
+    following: bool,
 ) -> dict[str, Any]:
     """See `work.rebuild_backup`."""
     backup = backup_at(url)
@@ -49,6 +53,9 @@ def rebuild_backup(
                 enough=to_version,
                 durable=durable,
             )
+    if following:
+        assert rebuilt.end is not None
+        mark_copy(place, rebuilt.end.checksum)
     return {
         **_rebuilt(rebuilt, place),
         "generation": reader.manifest.generation,
@@ -57,6 +64,28 @@ def rebuild_backup(
         "checksum": None if rebuilt.end is None else rebuilt.end.checksum,
         "violations": _told(foreign_key_violations(place), "more") if violations else [],
     }
+
+
+def follow_backup(url: str, path: str, **order: Any) -> dict[str, Any]:
+    """See `work.follow_backup`."""
+
+    def tell(news: News) -> None:
+        pulse.news = asdict(news)
+
+    stretch = follow(backup_at(url), Path(path), Order(**order), tell)
+    return {
+        "ended": stretch.ended.value,
+        "news": None if stretch.news is None else asdict(stretch.news),
+        "copy_version": stretch.copy_version,
+        "backup_version": stretch.backup_version,
+    }
+
+
+def release_followed(path: str) -> dict[str, Any]:
+    """See `work.release_followed`."""
+    scale(Path(path).stat().st_size)
+    state = release_copy(Path(path))
+    return {"state_version": state.data_version, "node_id": state.node_id, "bytes": Path(path).stat().st_size}
 
 
 def rebuild_legacy_file(file: str, target: str, *, to_version: int | None) -> dict[str, Any]:
@@ -83,7 +112,15 @@ def compare_databases(a: str, b: str, a_name: str, b_name: str) -> dict[str, Any
 
 
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
-    job.__name__: job for job in (rebuild_backup, rebuild_legacy_file, compact_backup, compare_databases)
+    job.__name__: job
+    for job in (
+        rebuild_backup,
+        rebuild_legacy_file,
+        compact_backup,
+        compare_databases,
+        follow_backup,
+        release_followed,
+    )
 }
 
 

@@ -24,6 +24,7 @@ from backends.errors import (
 )
 from backends.legacy.errors import LegacyDamaged
 from backends.sqlite.connection import Busy, Corrupt
+from backends.sqlite.following import CopyDamaged, HeldUp, NoCopy
 from backends.sqlite.limits import BeyondLimits
 from backends.sqlite.replay import MAX_WITHHELD
 from backends.sqlite.replay_errors import MemoryFailed, OutOfTime, ReplayFailed
@@ -55,7 +56,7 @@ _PLAIN: dict[str, type[BackupError]] = {
     kind.__name__: kind
     for kind in (
         BackupError, Unreachable, NotABackup, FromTheFuture, Busy, Corrupt, MemoryFailed, OutOfTime,
-        BadURL, Overtaken, KeyNeeded, WrongKey, NotEncrypted,
+        BadURL, Overtaken, KeyNeeded, WrongKey, NotEncrypted, NoCopy, CopyDamaged, HeldUp,
     )
 }  # fmt: skip
 """Errors that consist of a message only."""

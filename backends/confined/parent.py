@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -34,8 +35,18 @@ _GONE_WITHIN = 2.0
 """Seconds to wait for a killed child to be gone. One that waits for a dead disk ends only when the disk answers."""
 
 
-def run(job: str, arguments: dict[str, Any], progress: BytesDone | None = None) -> dict[str, Any]:
+def run(
+    job: str,
+    arguments: dict[str, Any],
+    progress: BytesDone | None = None,
+    *,
+    news: Callable[[object], None] | None = None,
+    goes_on: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
     """Run the function `job` of `jobs` in a child process, and return its result.
+
+    `news` is called with what a job tells besides its progress, as it was sent: nothing in it was checked. `goes_on` is
+    asked every second; once it returns False, the child is killed, and Stopped raised.
 
     A BackupError or OSError of the function is raised here; BackupError, too, when the child dies or is stuck. When
     this returns or raises, the child has been killed.
@@ -49,7 +60,7 @@ def run(job: str, arguments: dict[str, Any], progress: BytesDone | None = None) 
         # Through the pipe, which nobody else can read: other users see a process's arguments, and what it starts itself
         # sees its environment.
         _give(started, {**order, "keys": keyring.export()})
-        return _Listening(started, progress).result()
+        return _Listening(started, progress, news, goes_on).result()
     finally:
         with deferred():
             if started is not None:
@@ -94,9 +105,16 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 class _Listening:
     """Reads the child's messages until the last one, or until the child dies or is stuck."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", progress: BytesDone | None) -> None:
+    def __init__(
+        self,
+        process: "subprocess.Popen[bytes]",
+        progress: BytesDone | None,
+        news: Callable[[object], None] | None,
+        goes_on: Callable[[], bool] | None,
+    ) -> None:
         assert process.stdout is not None
         self._process, self._progress = process, progress
+        self._news, self._goes_on = news, goes_on
         self._pipe = process.stdout.fileno()
         self._rest = b""
         self._clock, self._next_look = limits.StuckClock(_ChildsTime(process.pid)), 0.0
@@ -122,6 +140,8 @@ class _Listening:
                 ) from None
             if not limits.lifted() and self._stands_still():
                 raise limits.stuck(self._change, self._segment)
+            if self._goes_on is not None and not self._goes_on():
+                raise Stopped
 
     def _stands_still(self) -> bool:
         now = time.monotonic()
@@ -145,6 +165,8 @@ class _Listening:
             if not isinstance(done, dict):
                 raise Nonsense("done")
             return done
+        if "news" in message and self._news is not None:
+            self._news(message["news"])
         read, of = number(message, "read"), number(message, "of")
         self._change, self._segment = perhaps_number(message, "change"), number(message, "segment")
         self._clock.saw((read, number(message, "signs"), self._change), of)
@@ -167,6 +189,10 @@ class _Listening:
             f"the process that read the backup died{place} ({name}); nothing was made from the backup. Its contents "
             "made SQLite or Python crash: do not start a node from it, and look for another copy of the backup"
         )
+
+
+class Stopped(Exception):
+    """The caller did not want the child to go on."""
 
 
 class Died(BackupError):

@@ -7,7 +7,8 @@ child dies. The file that it was to write is then worthless, and the caller remo
 import os
 import re
 import stat
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from backends.confined.messages import (
     number,
     perhaps_number,
     perhaps_text,
+    text,
     texts,
     truth,
 )
-from backends.confined.parent import run
+from backends.confined.parent import Stopped, run
 from backends.errors import BackupError
+from backends.following.follower import Ended, News, Order, Stretch
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.sqlite.compare import Comparison
 from backends.sqlite.rebuild import BytesDone, Rebuilt
@@ -32,7 +35,17 @@ from backends.sqlite.schema import UnknownObjects
 from backends.sqlite.source import DatabaseState
 from backends.text import printable
 
-__all__ = ["Outcome", "Overtaken", "compact_backup", "compare_databases", "rebuild_backup", "rebuild_legacy_file"]
+__all__ = [
+    "Outcome",
+    "Overtaken",
+    "Stopped",
+    "compact_backup",
+    "compare_databases",
+    "follow_backup",
+    "rebuild_backup",
+    "rebuild_legacy_file",
+    "release_followed",
+]
 
 _SQLITE = b"SQLite format 3\0"
 
@@ -61,15 +74,17 @@ def rebuild_backup(
     to_version: int | None = None,
     durable: bool = True,
     violations: bool = False,
+    following: bool = False,
 ) -> Outcome:
     """Write the database in the backup at `url` to the new file `target`, checked and (if `durable`) durable.
 
     It is made from the generation in use, or from the `kept` one; with `to_version`, it is the database at that
-    version. Raises Overtaken when the generation in use is not `generation`, if that is given.
+    version. With `following`, it is a copy that `follow_backup` goes on with. Raises Overtaken when the generation in
+    use is not `generation`, if that is given.
     """
     arguments = {
         "url": url, "target": str(target.absolute()), "generation": generation, "kept": kept,
-        "to_version": to_version, "durable": durable, "violations": violations,
+        "to_version": to_version, "durable": durable, "violations": violations, "following": following,
     }  # fmt: skip
     said = run("rebuild_backup", arguments, progress)
     try:
@@ -88,6 +103,65 @@ def rebuild_backup(
         raise _nonsense(error) from None
     check_made(target, size)
     return outcome
+
+
+def follow_backup(
+    url: str, path: Path, order: Order, news: Callable[[News], None], goes_on: Callable[[], bool]
+) -> Stretch:
+    """`backends.following.follower.follow` for the backup at `url` and the copy at `path`.
+
+    `news` is called now and then. `goes_on` is asked every second: once it returns False, the child is killed, which
+    leaves the copy in a whole state, and Stopped is raised.
+    """
+
+    def told(sent: object) -> None:
+        news(_news(sent))
+
+    said = run("follow_backup", {"url": url, "path": str(path.absolute()), **asdict(order)}, news=told, goes_on=goes_on)
+    try:
+        last = None if said.get("news") is None else _news(said["news"])
+        versions = (number(said, key, VERSIONS) for key in ("copy_version", "backup_version"))
+        return Stretch(Ended(text(said, "ended")), last, *versions)
+    except (Nonsense, ValueError) as error:
+        raise _nonsense(error) from None
+
+
+def release_followed(path: Path) -> DatabaseState:
+    """Make the copy at `path` an ordinary database, durably, and return what is known of its state.
+
+    Raises BackupError.
+    """
+    said = run("release_followed", {"path": str(path.absolute())})
+    try:
+        state = DatabaseState(perhaps_number(said, "state_version", VERSIONS), _node_id(said), True, False)
+        size = number(said, "bytes")
+    except Nonsense as error:
+        raise _nonsense(error) from None
+    check_made(path, size)
+    return state
+
+
+def _news(sent: object) -> News:
+    """Raises Nonsense."""
+    if not isinstance(sent, dict):
+        raise Nonsense("news")
+    key = perhaps_text(sent, "key")
+    return News(
+        text(sent, "backup_id"),
+        key,
+        number(sent, "generation"),
+        number(sent, "sequence"),
+        number(sent, "checksum", 1 << 32),
+        number(sent, "data_version", VERSIONS),
+        number(sent, "last_change", 1 << 34),
+        number(sent, "lag"),
+        number(sent, "in_step", 1 << 34),
+        number(sent, "checked", 1 << 34),
+        number(sent, "changes"),
+        perhaps_text(sent, "torn"),
+        perhaps_text(sent, "end_unverified"),
+        tuple(texts(sent, "unknown", MAX_TOLD)),
+    )
 
 
 def rebuild_legacy_file(
@@ -153,12 +227,9 @@ def check_made(target: Path, size: int) -> None:
 
 
 def _rebuilt(said: dict[str, Any]) -> Rebuilt:
-    node_id = perhaps_text(said, "node_id")
-    if node_id is not None and not re.fullmatch("[0-9a-f]{0,128}", node_id):
-        raise Nonsense("node_id")
     state = DatabaseState(
         perhaps_number(said, "state_version", VERSIONS),
-        node_id,
+        _node_id(said),
         truth(said, "is_lightningd"),
         truth(said, "empty"),
         unknown_objects=_unknown(said.get("unknown")),
@@ -172,6 +243,13 @@ def _rebuilt(said: dict[str, Any]) -> Rebuilt:
         perhaps_text(said, "torn"),
         perhaps_text(said, "end_unverified"),
     )
+
+
+def _node_id(said: dict[str, Any]) -> str | None:
+    node_id = perhaps_text(said, "node_id")
+    if node_id is not None and not re.fullmatch("[0-9a-f]{0,128}", node_id):
+        raise Nonsense("node_id")
+    return node_id
 
 
 def _unknown(said: object) -> UnknownObjects:

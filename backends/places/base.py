@@ -16,6 +16,10 @@ class Place(ABC):
     strangers: bool = False
     """Whether people other than the operator may read what is kept there: a rented server, a bucket, a cluster."""
 
+    look_every: float = 0.9
+    """Seconds between two looks of a reader that follows the log as it grows. A look reads two small files and a few
+    bytes at the end of the log: a place where each request is paid for gives more."""
+
     @property
     @abstractmethod
     def storage(self) -> Storage:

@@ -18,6 +18,7 @@ class BucketPlace(Place):
     """A backup in a bucket. Raises BackupError if obstore is not installed, BadURL."""
 
     strangers = True
+    look_every = 30.0
 
     def __init__(self, destination: Destination) -> None:
         self._bucket = bucket_of(destination)

@@ -101,11 +101,15 @@ class Replay:
         if not path.exists():
             create_private(path)
         try:
-            self._connection = _open_for_replay(path, _KEEPING if in_place else _BUILDING)
+            self._connection = _open_for_replay(path, self._settings())
         except apsw.Error as error:
             raise self._unusable(error) from error
         self._cursor = self._connection.cursor()
         self._connection.set_progress_handler(self._too_long, STEPS_BETWEEN_CALLS)
+
+    def _settings(self) -> tuple[str, ...]:
+        """PRAGMAs for the connection."""
+        return _KEEPING if self._in_place else _BUILDING
 
     def __enter__(self) -> "Replay":
         return self

@@ -4,11 +4,13 @@ A statement that comes from a stranger can keep SQLite in one long step that no 
 able to tell whether the work makes progress. Writing these values takes no measurable time.
 """
 
+from collections.abc import Mapping
+
 
 class Pulse:
     """How far the work has got. One thread writes this; any other thread may read it."""
 
-    __slots__ = ("change", "done", "segment", "signs", "total")
+    __slots__ = ("change", "done", "news", "quiet", "segment", "signs", "total")
 
     def __init__(self) -> None:
         self.done, self.total = 0, 0
@@ -19,6 +21,10 @@ class Pulse:
         """The data version of the change that is being executed; None before the first and after the last."""
         self.segment = 0
         """The index of the segment that holds `change`; 0 where there are no segments."""
+        self.news: Mapping[str, object] | None = None
+        """What else the work has to tell, and goes on telling: replaced as a whole."""
+        self.quiet = False
+        """Whether the work waits for something to do: then the watching thread looks less often."""
 
     def read(self, done: int, total: int) -> None:
         """Note that `done` of `total` stored bytes have been read. This method is a `BytesDone`."""

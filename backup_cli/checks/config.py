@@ -8,6 +8,7 @@ import psutil
 
 from backends.node.config_files import Setting
 from backends.node.directory import DATABASE, NETWORKS, database_path
+from backends.node.following import why_following
 from backends.node.hsm_secret import HSM_SECRET
 from backends.node.lockfile import LOCK_FILE
 from backends.node.session import SESSION_FILE
@@ -103,6 +104,13 @@ def check_wallet(config: NodeConfig) -> Iterator[Finding]:
         yield ok("wallet", f"SQLite, {expected}, with a replica of lightningd's own at {replica}")
     else:
         yield ok("wallet", f"SQLite, {expected}")
+
+
+def check_database(config: NodeConfig) -> Iterator[Finding]:
+    """Whether the node's database is one that a node may run from."""
+    why = why_following(database_path(config.directory))
+    if why is not None:
+        yield problem("database", why)
 
 
 def check_owners(config: NodeConfig) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from backends.text import counted
 from backup_cli import as_owner
 from backup_cli.checks.backup import check_backup
 from backup_cli.checks.config import (
+    check_database,
     check_files,
     check_network,
     check_notify,
@@ -81,6 +82,7 @@ def _findings(directory: Path, conf: Path | None) -> Iterator[Finding]:
         yield from check_network(config)
         yield from check_plugin(config)
         yield from check_wallet(config)
+        yield from check_database(config)
         yield from check_hsm_secret(config)
         yield from check_owners(config)
         yield from check_notify(config)

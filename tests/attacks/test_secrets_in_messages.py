@@ -238,7 +238,7 @@ def test_show_statements_option_exists_where_a_statement_can_fail() -> None:
     context = click.Context(cli)
     commands = {name: cli.get_command(context, name) for name in cli.list_commands(context)}
     offered = {name for name, each in commands.items() if each and any(p.name == "in_full" for p in each.params)}
-    assert offered == {"verify", "restore", "import", "compact", "drill"}
+    assert offered == {"verify", "restore", "follow", "import", "compact", "drill"}
     for name in offered:
         assert "may hold secrets (runes, invoices, preimages)" in " ".join(backup_cli(name, "--help").out.split())
 

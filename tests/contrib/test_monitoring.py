@@ -18,12 +18,12 @@ from backends.log.status import Trouble, TroubleKind
 from backends.log.status_of_members import with_members
 from backends.storage.local import LocalStorage
 from backup_cli.main import cli
-from backup_cli.prometheus import HELP, HELP_OF_A_MEMBER, HELP_OF_MEMBERS, PREFIX, metrics, unreadable
+from backup_cli.prometheus import HELP, HELP_OF_A_COPY, HELP_OF_A_MEMBER, HELP_OF_MEMBERS, PREFIX, metrics, unreadable
 from plugin.compaction import Compaction
 from tests.log.histories import backup_in, silent, source
 from tests.log.statuses import FINE
 
-EVERY_HELP = {**HELP, **HELP_OF_MEMBERS, **HELP_OF_A_MEMBER}
+EVERY_HELP = {**HELP, **HELP_OF_MEMBERS, **HELP_OF_A_MEMBER, **HELP_OF_A_COPY}
 MONITORING = Path(__file__).parents[2] / "contrib" / "monitoring"
 
 
@@ -107,7 +107,7 @@ def test_metrics_of_one_destination_are_without_members() -> None:
 
 def test_metrics_of_several_destinations_have_each_member() -> None:
     found = figures_of_members(metrics(with_members(FINE, [NAS, USB, FAR], 1, 4), 0))
-    assert set(found) == set(EVERY_HELP) - {"last_compaction_timestamp_seconds"} - {
+    assert set(found) == set(EVERY_HELP) - set(HELP_OF_A_COPY) - {"last_compaction_timestamp_seconds"} - {
         *("member_size_bytes", "member_latency_seconds")
     }
     assert found["members_in_sync"] == {"": 1} and found["members_needed"] == {"": 1}

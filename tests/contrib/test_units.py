@@ -161,6 +161,28 @@ def test_verify_unit_verifies_its_url_or_every_destination_of_the_node(tmp_path:
     assert (done.returncode, done.stdout) == (3, f"verify|{given}|--scratch|/var/tmp\n")
 
 
+def test_metrics_unit_adds_the_figures_of_a_copy_that_follows(tmp_path: Path) -> None:
+    (line,) = read(CONTRIB / "systemd" / "backup-metrics@.service")["Service"]["ExecStart"]
+    (follows,) = read(CONTRIB / "systemd" / "backup-follow@.service")["Service"]["ExecStart"]
+    assert "/run/backup-follow-%i/figures" in line and follows.endswith("--prometheus /run/backup-follow-%i/figures")
+    stub = tmp_path / "backup-cli"
+    stub.write_text("#!/bin/sh\necho of the backup\n")
+    stub.chmod(0o755)
+    (tmp_path / "of-the-copy").write_text("of the copy\n")
+    line = line.replace("/run/backup-follow-%i/figures", str(tmp_path / "of-the-copy"))
+    words = shlex.split(line.replace("/opt/lightningd-backup/bin/backup-cli", str(stub)))
+    variables = {"BACKUP_URL": "u", "NETWORK_DIR": "", "RUNTIME_DIRECTORY": str(tmp_path)}
+    subprocess.run(words, env=variables, check=True)
+    assert (tmp_path / "figures").read_text() == "of the backup\nof the copy\n"
+
+
+def test_follow_unit_keeps_its_copy_in_a_directory_that_only_it_may_enter() -> None:
+    unit = read(CONTRIB / "systemd" / "backup-follow@.service")
+    (words,) = unit["Service"]["ExecStart"]
+    assert words.split()[1:4] == ["follow", "${BACKUP_URL}", "/var/lib/" + unit["Service"]["StateDirectory"][0]]
+    assert unit["Service"]["StateDirectoryMode"] == ["0700"] and unit["Service"]["User"] == ["lightning"]
+
+
 def test_empty_metrics_file_does_not_replace_the_published_one(tmp_path: Path) -> None:
     """Otherwise the metrics would vanish, and every alert of this node with them, as long as another node has
     metrics."""

@@ -123,6 +123,18 @@ def test_commands_of_the_monitoring_page_work_on_a_machine(tmp_path: Path) -> No
         assert not [line for line in said if "backup-" in line], said
 
 
+def test_commands_of_the_follow_page_work_on_a_machine(tmp_path: Path) -> None:
+    need("systemctl", "systemd-analyze")
+    with reading("docs/follow.md", tmp_path) as reader:
+        said = reader.run()
+        assert same([RELOADED, ENABLED], said), said
+        machine = reader.machine
+        machine.must(f"mkdir -p /opt/lightningd-backup; ln -sfn {ROOT}/.venv/bin /opt/lightningd-backup/bin")
+        assert machine.must("systemctl is-enabled backup-follow@bitcoin.service") == ["enabled"]
+        said = machine.must("systemd-analyze verify backup-follow@bitcoin.service")
+        assert not [line for line in said if "backup-" in line], said
+
+
 def test_commands_of_the_development_page_work_on_a_machine(tmp_path: Path) -> None:
     need("mkfs.ext4", "mkfs.exfat", "mount.exfat-fuse", "ganesha.nfsd", "rpcbind")
     with reading("docs/development.md", tmp_path) as reader:

@@ -53,7 +53,7 @@ class Reader:
 
     def changes(self) -> Changes:
         """A pass over every change after the snapshot."""
-        return Changes(self.log, self._check_saved)
+        return Changes(self.log, self.check_saved)
 
     @property
     def node_id(self) -> str | None:
@@ -62,9 +62,9 @@ class Reader:
 
     def scan(self) -> Scan:
         """A pass over the record headers of every change after the snapshot: unpacks nothing."""
-        return Scan(self.log, self._check_saved)
+        return Scan(self.log, self.check_saved)
 
-    def _check_saved(self, end: Position) -> str | None:
+    def check_saved(self, end: Position) -> str | None:
         """Raise Damaged if more was once saved than the log holds, or if the session marker cannot be read.
 
         Otherwise returns None if the end of the log is verified, or a sentence that says why it could not be.

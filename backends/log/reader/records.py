@@ -120,9 +120,11 @@ class RecordReader:
         for run in self.runs():
             yield from run
 
-    def runs(self) -> Iterator[list[Record]]:
-        """Every good record in order, as many at a time as one read returns, which halves the steps of a restore."""
-        offset = FILE_HEADER_SIZE
+    def runs(self, offset: int = FILE_HEADER_SIZE) -> Iterator[list[Record]]:
+        """Every good record in order, as many at a time as one read returns, which halves the steps of a restore.
+
+        They begin at `offset`, where the record of the chain ends if that is not the beginning of the file.
+        """
         while offset < self._limit:
             run = self._run_at(offset)
             if not run:  # the first record, a large one, a bad one, or the end

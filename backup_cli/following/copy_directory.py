@@ -1,0 +1,145 @@
+"""The directory that `backup-cli follow` keeps a copy in: the copy, a lock, and a note for people and for the next run.
+
+The note says whose copy it is. Where exactly the copy stands is in the copy itself, so the note may be older.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from backends.errors import BackupError, InUse
+from backends.holder import COMMAND
+from backends.node.directory import DATABASE
+from backends.node.files import read_small_file, replace_file, sync_directory
+from backends.node.following import why_following
+from backends.node.sync_point import has_hot_journal
+from backends.system.locks import FileLock, Locked, NoLocks
+from backends.text import shell_line
+
+COPY = "following.sqlite3"
+"""A name that no lightningd takes for its database."""
+
+NOTE = "following.json"
+LOCK = "following.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A copy that has become an ordinary database, and is about to get lightningd's name for it: what the node's side
+    must be told, and how the file looked."""
+
+    url: str
+    sequence: int
+    checksum: int
+    data_version: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    def is_file(self, path: Path) -> bool:
+        """Whether this is that file, and nobody has written to it since."""
+        with suppress(FileNotFoundError):
+            there = path.stat()
+            return (there.st_ino, there.st_size, there.st_mtime_ns) == (self.inode, self.size, self.mtime_ns)
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Which backup the copy follows, and how far it was some time ago. Times are seconds since 1970, 0 if never."""
+
+    backup_id: str
+    url: str
+    generation: int = 0
+    data_version: int = 0
+    sequence: int = 0
+    last_change: int = 0
+    rebuilt: int = 0
+    """When the copy was last built from a snapshot; all of it was checked then."""
+    in_step: int = 0
+    """When it last held all that the backup did."""
+    checked: int = 0
+    """When all tables were last checked."""
+    released: Released | None = None
+
+
+class CopyDirectory:
+    """The directory `path`, which exists."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.copy, self.database = path, path / COPY, path / DATABASE
+        self._note, self._lock = path / NOTE, path / LOCK
+
+    def read(self) -> Note | None:
+        """The note; None if there is none that can be read."""
+        try:
+            fields = json.loads(read_small_file(self._note))
+            released = fields.pop("released", None)
+            note = Note(**fields, released=None if released is None else Released(**released))
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):
+            return None
+        return note if _has_right_types(note) else None
+
+    def write(self, note: Note, *, durably: bool) -> None:
+        """Replace the note. Raises OSError."""
+        text = json.dumps(asdict(note), indent=1) + "\n"
+        replace_file(self._note, text.encode(), durably=durably)
+
+    def remove_note(self) -> None:
+        """The copy is no copy any more."""
+        self._note.unlink(missing_ok=True)
+        sync_directory(self.path)
+
+    def replace_copy(self, new: Path) -> None:
+        """Put a new copy in the place of the old one, durably. No journal of the old one may be left: SQLite would roll
+        it back into the new one."""
+        journal = self.copy.with_name(f"{COPY}-journal")
+        if journal.exists():
+            if has_hot_journal(self.copy):  # the old copy is damaged: SQLite has not even rolled its journal back
+                self.copy.unlink(missing_ok=True)
+            journal.unlink()
+            sync_directory(self.path)
+        new.replace(self.copy)
+        sync_directory(self.path)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only one who works with this copy. Raises InUse, which names the other one."""
+        lock = FileLock(self._lock, f"{COMMAND} follow")
+        try:
+            with suppress(NoLocks):
+                lock.acquire()
+        except Locked as error:
+            raise InUse(
+                f"another process ({error.holder}) follows the backup with the copy in {self.path}; nothing was "
+                "changed. Stop that one first (systemctl stop, or Ctrl-C), then repeat this"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def refuse_database(self) -> None:
+        """Raise BackupError if the directory has a node's own database already: it is no place for a copy."""
+        why = why_following(self.database)
+        if why is not None:
+            raise BackupError(f"{why}. Nothing was changed")
+        if os.path.lexists(self.database):
+            raise BackupError(
+                f"{self.database} exists: this is a node's own directory, so no copy is kept there, and nothing was "
+                "changed. Name a directory of its own; or, if that file is not needed, move it away first. If a copy "
+                f"was just promoted here and that was cut off, run: {shell_line('backup-cli', 'check-config')}"
+            )
+
+
+def _has_right_types(note: Note) -> bool:
+    fields: dict[str, Any] = asdict(note)
+    released = fields.pop("released") or {}
+    texts = [fields.pop("backup_id"), fields.pop("url"), released.pop("url", "")]
+    return all(isinstance(each, str) for each in texts) and all(
+        type(each) is int for each in (*fields.values(), *released.values())
+    )

@@ -1,0 +1,242 @@
+"""`follow --promote`: the copy becomes the database of a node, which goes on with this backup.
+
+The backup's writer is fenced first. So whatever any node was told is saved is in the log from then on, and nothing can
+be added to it: the copy gets the rest, and holds all of it. What follows is as in `restore --resume`, except that a
+rename takes the place of the rebuilding.
+
+A promotion that was killed is repeated. The note says, from before the copy loses the mark of a copy, which change it
+holds.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from backends import backup_at
+from backends.base import Position
+from backends.change import DATABASE_HEADER, is_following
+from backends.confined.work import release_followed
+from backends.errors import BackupError
+from backends.holder import COMMAND
+from backends.keyring import DataKey
+from backends.log.backup import Backup
+from backends.node.directory import looks_like_a_nodes
+from backends.node.files import sync_directory
+from backends.node.hand_over import hand_over
+from backends.node.key_file import KEY_FILE, write_key
+from backends.node.running import refuse_if_running
+from backends.node.writer_lock import WriterLock
+from backends.system.interrupts import ignored
+from backends.text import counted
+from backup_cli.console import moment, say, size, warn
+from backup_cli.finding_keys import find_key
+from backup_cli.following.copy_directory import CopyDirectory, Note, Released
+from backup_cli.following.keeper import Keeper, Wishes
+from backup_cli.following.sources import Followed
+from backup_cli.options import lock_steps, set_old_lock_aside
+from backup_cli.ownership import look, refuse_living_writer
+from backup_cli.restore_attached import PutBack, put_back, stored_in, would_put_back
+from backup_cli.restore_members import ReadMembers, Source, source_at
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What a promotion has done."""
+
+    url: str
+    backup: Backup
+    members: ReadMembers | None
+    note: Note
+    position: Position
+    node_id: str | None
+    files: list[PutBack]
+    changes: int
+    """Changes that were still missing in the copy."""
+
+
+def promote(
+    directory: CopyDirectory,
+    wishes: Wishes,
+    without: Sequence[str],
+    take_over: bool,
+) -> Promotion:
+    """Make the copy the database of the node in its directory. Raises BackupError; then the copy is still a copy."""
+    refuse_if_running(directory.path)
+    with WriterLock(directory.path, f"{COMMAND} follow"), ExitStack() as held:
+        source = source_at(wishes.urls, without, True)
+        note = directory.read()
+        key = find_key([source.url], wishes.key, [directory.path])
+        before = look(source.backup)
+        held.callback(source.backup.let_go)
+        refuse_living_writer(source.url, source.backup, before, take_over, what="follow")
+        if note is not None and note.released is not None and not _is_copy(directory):
+            return _finish(directory, source, note, key, 0, None)  # the last promotion was killed
+        directory.refuse_database()
+        keeper = _caught_up(directory, wishes, source)  # while the node may still run, so that the rest is short
+        refuse_living_writer(source.url, source.backup, before, take_over, what="follow")  # it has had time to write
+        position, source = _fenced(source)
+        rest = _caught_up(directory, wishes, source)
+        reached, note = rest.news, rest.note
+        if reached is None or note is None or (reached.sequence, reached.checksum) != _place(position):
+            raise BackupError(
+                f"the copy is at version {0 if reached is None else reached.data_version}, and the backup ends at "
+                f"version {position.data_version}: another process has just written to it. Nothing was promoted; stop "
+                "that one for good, then repeat this"
+            )
+        refuse_if_running(directory.path)
+        return _finish(directory, source, note, key, keeper.changes + rest.changes, position)
+
+
+def _is_copy(directory: CopyDirectory) -> bool:
+    """Whether the copy is one that was not released yet."""
+    try:
+        with directory.copy.open("rb") as file:
+            return is_following(file.read(DATABASE_HEADER))
+    except FileNotFoundError:
+        return False
+
+
+def _caught_up(directory: CopyDirectory, wishes: Wishes, source: Source) -> Keeper:
+    """Bring the copy to the end of the log in `source`."""
+    keeper = Keeper(directory, replace(wishes, once=True, quiet=True), Followed(source.url, source.backup))
+    keeper.keep()
+    return keeper
+
+
+def _place(position: Position) -> tuple[int, int]:
+    return position.sequence, position.checksum
+
+
+def _fenced(source: Source) -> tuple[Position, Source]:
+    """Fence every writer of the backup, in each member that counts: from now on nobody else adds anything that he
+    acknowledges. Returns where the log ends, and the member where that is."""
+    members = source.members
+    others = [] if members is None else [members.urls[name] for name in members.in_sync]
+    backups = {source.url: source.backup, **{url: backup_at(url) for url in others if url != source.url}}
+    best: tuple[Position, str] | None = None
+    for url, backup in backups.items():
+        with closing(backup.open(lambda level, line: warn(line))) as writer:
+            if best is None or writer.position.sequence > best[0].sequence:
+                best = writer.position, url
+    assert best is not None
+    position, url = best
+    return position, Source(url, backups[url], members)
+
+
+def _finish(
+    directory: CopyDirectory,
+    source: Source,
+    note: Note,
+    key: DataKey | None,
+    changes: int,
+    position: Position | None,
+) -> Promotion:
+    """The last steps. `position` is where copy and backup end; None if the note knows it, from a promotion that was
+    killed."""
+    node_id: str | None = None
+    stored = stored_in(_places(source))
+    with ignored():
+        if position is not None:
+            note = replace(note, released=_released(source.url, directory.copy, position))
+            directory.write(note, durably=True)  # before the copy loses what says where it is
+        released = note.released
+        assert released is not None
+        if directory.copy.exists():
+            node_id = release_followed(directory.copy).node_id
+            directory.copy.chmod(0o600)
+            released = _released(source.url, directory.copy, Position(
+                released.data_version, released.sequence, released.checksum
+            ))  # fmt: skip
+            note = replace(note, released=released)
+            directory.write(note, durably=True)
+            files = put_back(directory.path, stored)
+            if key is not None:
+                write_key(directory.path, key)
+            directory.copy.rename(directory.database)
+            sync_directory(directory.path)
+        else:
+            _refuse_changed(directory, released)
+            files = put_back(directory.path, stored)
+            if key is not None:
+                write_key(directory.path, key)
+        place = Position(released.data_version, released.sequence, released.checksum)
+        set_old_lock_aside(directory.path)
+        several = None if source.members is None else source.members.several(directory.path)
+        lasting = source.backup.place.durable_url(source.url)
+        hand_over(directory.path, lasting, source.backup.id(), place, several)
+        directory.remove_note()
+    return Promotion(
+        source.url, source.backup, source.members, note, place, node_id or _node_id(source), files, changes
+    )
+
+
+def _refuse_changed(directory: CopyDirectory, released: Released) -> None:
+    """After a promotion that was killed between its last steps: refuse if the database is not what it left."""
+    if not released.is_file(directory.database):
+        raise BackupError(
+            f"{directory.database} is not the file that an earlier promotion, which was cut off, has left: somebody "
+            "has replaced it, or a node has written to it. Nothing was changed; to see how it compares with the "
+            "backup, run: backup-cli check-config"
+        )
+
+
+def _released(url: str, path: Path, position: Position) -> Released:
+    status = path.stat()
+    return Released(
+        url, position.sequence, position.checksum, position.data_version, status.st_ino, status.st_size,
+        status.st_mtime_ns,
+    )  # fmt: skip
+
+
+def _node_id(source: Source) -> str | None:
+    try:
+        return source.backup.node_id()
+    except BackupError:
+        return None
+
+
+def _places(source: Source) -> list[tuple[str, Backup]]:
+    others = [] if source.members is None else [source.members.urls[name] for name in source.members.in_sync]
+    return [(source.url, source.backup), *((url, backup_at(url)) for url in others if url != source.url)]
+
+
+def would_promote(directory: CopyDirectory, wishes: Wishes, without: Sequence[str], take_over: bool) -> list[str]:
+    """The steps that a promotion would take, for a dry run."""
+    refuse_if_running(directory.path)
+    WriterLock(directory.path, f"{COMMAND} follow").look()
+    source = source_at(wishes.urls, without, True)
+    key = find_key([source.url], wishes.key, [directory.path])
+    before = look(source.backup)
+    refuse_living_writer(source.url, source.backup, before, take_over, dry_run=True)
+    directory.refuse_database()
+    note = directory.read()
+    behind = (
+        ""
+        if note is None or before.end is None
+        else (f" (at version {note.data_version} when it was last noted; the backup is at {before.end.data_version})")
+    )
+    several = None if source.members is None else source.members.several(directory.path)
+    urls = [source.backup.place.durable_url(source.url)] if several is None else several[0].urls
+    return [
+        f"take the backup over at {' and '.join(dict(_places(source)))}: a node that still writes to it stops at its "
+        "next change",
+        f"bring the copy {directory.copy} to the end of the backup{behind}",
+        *would_put_back(directory.path, stored_in(_places(source))),
+        *([] if key is None else [f"write {directory.path / KEY_FILE}, with the key of the backup (mode 0400)"]),
+        f"rename {directory.copy.name} to {directory.database.name}",
+        *lock_steps(directory.path, " and ".join(urls)),
+    ]
+
+
+def tell_promoted(directory: CopyDirectory, done: Promotion) -> None:
+    """Say what was done, for people."""
+    note = done.note
+    if not looks_like_a_nodes(directory.path):
+        warn(f"nothing in {directory.path} shows that it is a node's: lightningd must work in exactly this directory")
+    checked = max(note.checked, note.rebuilt)
+    say(
+        f"Promoted version {done.position.data_version}, last changed {moment(note.last_change)}: "
+        f"{counted(done.changes, 'change')} replayed now, {size(directory.database.stat().st_size)}, every table "
+        f"checked {moment(checked)}:"
+    )

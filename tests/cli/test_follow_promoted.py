@@ -1,0 +1,177 @@
+"""`backup-cli follow --promote`: what a node then starts from, and a promotion that is killed between its steps."""
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from backends import backup_at
+from backends.change import DATABASE_HEADER, Change, is_following
+from backends.node.hand_over import hand_over
+from backup_cli.following import promotion
+from backup_cli.following.copy_directory import COPY, NOTE, CopyDirectory
+from tests.cli.cli_asserts import assert_refused
+from tests.cli.several import KILLED, dying, killed
+from tests.end_to_end.db_compare import compared, differences, everything
+from tests.end_to_end.world import Said, World, backup_cli, snapshots_taken, tree
+from tests.fake_lightningd import History, Refused
+from tests.log.histories import CAMPAIGN, silent
+
+pytestmark = pytest.mark.usefixtures("jobs_here")
+
+
+@pytest.fixture
+def warm(tmp_path: Path) -> Path:
+    """The directory of the node that is to be."""
+    path = tmp_path / "warm"
+    path.mkdir(mode=0o700)
+    return path
+
+
+@pytest.fixture
+def followed(lived: World, history: History, warm: Path) -> World:
+    """A node with a copy that lacks its last three changes."""
+    assert backup_cli("follow", "--once", *lived.key_options, lived.url, warm).code == 0
+    lived.run(history.notes(3))
+    return lived
+
+
+def promote(world: World, warm: Path, *options: object) -> Said:
+    return backup_cli("follow", "--promote", *world.key_options, *options, world.url, warm)
+
+
+def assert_goes_on(world: World, warm: Path, history: History) -> None:
+    """The promoted database is that of the node, which goes on from it with the same backup, without a snapshot."""
+    promoted = World(world.root, "promoted")
+    promoted.directory, promoted.backup = warm, world.backup
+    assert compared(everything(promoted.database), everything(world.database)) == []
+    assert not is_following(promoted.database.read_bytes()[:DATABASE_HEADER])
+    assert promoted.database.read_bytes()[60:72] == bytes(12), "as lightningd leaves these fields"
+    assert promoted.database.stat().st_mode & 0o777 == 0o600
+    assert not (warm / NOTE).exists() and not (warm / COPY).exists()
+    node = promoted.run(history.notes(3))
+    assert snapshots_taken(node) == []
+    assert differences(promoted.restore(), promoted.database) == []
+
+
+def test_promoted_copy_is_the_nodes_database_and_the_node_goes_on(
+    followed: World, history: History, warm: Path
+) -> None:
+    said = promote(followed, warm, "--json")
+    assert said.code == 0, said
+    document = json.loads(said.out)
+    assert (document["changes"], document["data_version"]) == (3, followed.version)
+    assert "The old node must never run again" in said.err
+    assert_goes_on(followed, warm, history)
+
+
+def test_old_node_is_fenced_by_a_promotion(followed: World, history: History, warm: Path) -> None:
+    assert promote(followed, warm).code == 0
+    promoted = World(followed.root, "promoted")
+    promoted.directory, promoted.backup = warm, followed.backup
+    promoted.run(History(promoted.version).notes(1))
+    with pytest.raises(Refused), followed.node() as node:
+        node.play(history.notes(1))
+
+
+def test_promotion_builds_the_copy_if_there_is_none(lived: World, history: History, warm: Path) -> None:
+    assert promote(lived, warm).code == 0
+    assert_goes_on(lived, warm, history)
+
+
+def test_dry_run_of_a_promotion_changes_nothing(followed: World, warm: Path) -> None:
+    before = tree(warm, followed.backup, locks=True)
+    said = promote(followed, warm, "--dry-run")
+    assert said.code == 0 and f"rename {COPY} to lightningd.sqlite3" in said.text
+    assert tree(warm, followed.backup, locks=True) == before
+
+
+def test_promotion_beside_a_running_node_is_refused(followed: World, history: History, warm: Path) -> None:
+    """Its lock in the backup shows that it runs on this machine: then even --take-over does not help."""
+    before = everything(warm / COPY)
+    with followed.node() as node:
+        node.play(history.notes(4))
+        for options in ((), ("--take-over",)):
+            assert promote(followed, warm, *options).code == 1
+        node.play(history.notes(1))
+    assert (warm / COPY).exists() and not (warm / "backup.lock").exists()
+    assert everything(warm / COPY).keys() == before.keys()
+
+
+def test_promotion_over_a_database_is_refused(followed: World, warm: Path) -> None:
+    (warm / "lightningd.sqlite3").write_bytes(b"")
+    assert_refused(promote(followed, warm), "exists: this is a node's own directory")
+    assert (warm / COPY).exists()
+
+
+STEPS: dict[str, tuple[object, str]] = {
+    "before it is fenced": (promotion, "_fenced"),
+    "before the rest": (promotion, "_finish"),
+    "before it is noted": (promotion, "_released"),
+    "before it loses its mark": (promotion, "release_followed"),
+    "after it lost its mark": (promotion, "release_followed"),
+    "before the node's files": (promotion, "put_back"),
+    "before it is renamed": (Path, "rename"),
+    "after it was renamed": (promotion, "set_old_lock_aside"),
+    "before backup.lock": (promotion, "hand_over"),
+    "before the note goes": (CopyDirectory, "remove_note"),
+}
+
+
+def _done_and_dead(real: Callable[..., object]) -> Callable[..., object]:
+    """Does what `real` does, and ends the process then, as kill -9 does."""
+
+    def act(*arguments: object) -> None:
+        real(*arguments)
+        os._exit(KILLED)
+
+    return act
+
+
+@pytest.mark.parametrize("step", STEPS if CAMPAIGN > 1 else ["after it lost its mark", "after it was renamed"])
+def test_promotion_killed_between_its_steps_is_repeated(
+    step: str, followed: World, history: History, warm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, name = STEPS[step]
+    with monkeypatch.context() as patched:
+        real = getattr(place, name)
+        patched.setattr(place, name, _done_and_dead(real) if step == "after it lost its mark" else dying(real, 1))
+        assert killed(lambda: promote(followed, warm))
+    if (warm / COPY).exists() and (warm / "lightningd.sqlite3").exists():
+        raise AssertionError("never two")
+    said = promote(followed, warm)
+    assert said.code == 0, said
+    assert_goes_on(followed, warm, history)
+
+
+def test_promotion_that_was_cut_off_is_not_finished_with_a_database_that_changed_since(
+    followed: World, warm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(promotion, "hand_over", dying(hand_over, 1))
+        assert killed(lambda: promote(followed, warm))
+    os.utime(warm / "lightningd.sqlite3")
+    assert_refused(promote(followed, warm), "is not the file that an earlier promotion")
+
+
+def test_changes_that_reach_the_backup_before_the_fence_are_promoted(
+    followed: World, history: History, warm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine's node saves one more after the copy was brought up to date, and before it is fenced."""
+    fence = promotion._fenced
+
+    def late(source: object) -> object:
+        call = history.note("at the last moment")
+        followed.run_without_plugin([call])
+        (followed.backup / "lock").unlink()  # which is this machine's
+        with closing(backup_at(followed.url).open(silent)) as writer:
+            writer.append(Change(call.data_version, list(call.writes)))
+        return fence(source)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(promotion, "_fenced", late)
+    said = promote(followed, warm, "--json")
+    assert said.code == 0 and json.loads(said.out)["changes"] == 4, said
+    assert compared(everything(warm / "lightningd.sqlite3"), everything(followed.database)) == []
