@@ -120,9 +120,11 @@ def taken_over(taken_over_once: World, world: World, history: History) -> World:
 
 
 @pytest.fixture(autouse=True)
-def encrypted_if_asked_for() -> Iterator[None]:
-    """With LIGHTNINGD_BACKUP_ENCRYPTED=1, every backup that a test makes in this process is encrypted."""
-    with encrypted_by_default() if EVERYTHING else contextlib.nullcontext():
+def encrypted_if_asked_for(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With LIGHTNINGD_BACKUP_ENCRYPTED=1, every backup that a test makes in this process is encrypted, unless the test
+    is marked as one that says itself what it wants."""
+    wanted = EVERYTHING and request.node.get_closest_marker("plain_unless_told") is None
+    with encrypted_by_default() if wanted else contextlib.nullcontext():
         yield
 
 

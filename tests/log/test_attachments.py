@@ -65,6 +65,7 @@ def test_empty_or_too_large_file_is_refused_and_the_stored_one_stays(
     assert read_attachment(storage, EMERGENCY) == CONTENT
 
 
+@pytest.mark.plain_unless_told
 def test_secret_is_never_stored_in_a_backup_that_is_not_encrypted(storage: SimulatedStorage) -> None:
     before = storage.names()
     with pytest.raises(NotEncrypted, match="whoever reads the backup could spend all"):
@@ -82,6 +83,7 @@ def test_no_file_is_stored_readable_in_a_backup_whose_manifest_names_a_key(which
     assert storage.names() == [MANIFEST]
 
 
+@pytest.mark.plain_unless_told
 def test_readable_file_in_an_encrypted_backup_is_damage(storage: Storage) -> None:
     """Whoever can write to the destination could otherwise give the node a file of his own."""
     publish_attachment(storage, EMERGENCY, CONTENT)
@@ -164,6 +166,7 @@ FIELDS: dict[str, object] = {"lightningd-backup": 1, "size": 3, "time": 1_700_00
         {"content": "", "size": 0},
     ],
 )
+@pytest.mark.plain_unless_told
 def test_stored_file_with_impossible_fields_is_damaged(storage: Storage, changed: dict[str, object]) -> None:
     storage.publish(EMERGENCY.value, forge.document(json.dumps(FIELDS)))
     assert read_attachment(storage, EMERGENCY) == b"abc"

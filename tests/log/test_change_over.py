@@ -18,7 +18,7 @@ from tests.log.histories import CAMPAIGN, backup_in, changes, noise, silent, sou
 from tests.log.model import Contents, contents
 from tests.storage.simulated import PowerCut, SimulatedDisk, SimulatedStorage
 
-pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
+pytestmark = [pytest.mark.usefixtures("readers_do_not_wait"), pytest.mark.plain_unless_told]
 
 DATABASE = noise(3000).encode()
 

@@ -58,6 +58,7 @@ def test_note_of_damage_by_a_reader_without_key_is_no_fault() -> None:
     check_ciphertext(storage)
 
 
+@pytest.mark.plain_unless_told
 def test_plain_backup_is_noticed() -> None:
     with pytest.raises(NotCiphertext):
         check_ciphertext(filled(encrypt=False))

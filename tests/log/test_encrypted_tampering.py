@@ -395,6 +395,7 @@ def test_damage_note_that_anybody_wrote_stops_nothing_but_is_heard(made: Made) -
         KnownDamage.decode(forged)
 
 
+@pytest.mark.plain_unless_told
 def test_plain_backup_of_the_attackers_own_is_refused_where_the_node_knows_better(made: Made) -> None:
     keyring.add(made.key, demanded=True)
     plain = SimulatedStorage(SimulatedDisk())
