@@ -291,9 +291,7 @@ def test_missing_library_is_named_with_what_to_type(monkeypatch: pytest.MonkeyPa
     for name in [name for name in sys.modules if name.startswith(("backends.storage.s3", "backends.places.s3"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(
-        BackupError, match=r"pip install --require-hashes .* -r requirements-s3\.lock"
-    ):
+    with pytest.raises(BackupError, match=r"pip install --require-hashes .* -r requirements-s3\.lock"):
         place_at(URL)
 
 
