@@ -1,8 +1,9 @@
 """The errors that people read: each says what happened, what is safe, and what to type next."""
 
+import sys
 from typing import TYPE_CHECKING
 
-from backends.text import one_line
+from backends.text import one_line, shell_line
 
 if TYPE_CHECKING:
     from backends.holder import Holder
@@ -99,6 +100,22 @@ class WrongSecret(WrongKey):
     """The `hsm_secret` that was given opens none of this backup's key slots: it is another node's."""
 
     kind = "wrong_secret"
+
+
+class MissingExtra(BackupError):
+    """A URL needs a package that is not part of the base installation."""
+
+    def __init__(self, urls: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{urls} need{'s' if ' and ' not in urls else ''} the package {package}, which is not installed for this "
+            f"Python. Nothing was changed; in the directory of this project, type: {install_extra(extra)}"
+        )
+
+
+def install_extra(extra: str) -> str:
+    """The command that adds the packages of an extra to this installation, as the documentation has it."""
+    pip, lock = f"{sys.prefix}/bin/pip", f"requirements-{extra}.lock"
+    return shell_line(pip, "install", "--require-hashes", "--only-binary", ":all:", "-r", lock)
 
 
 class DamagedSlot(BackupError):

@@ -5,7 +5,6 @@ import os
 import pwd
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
-from backends.text import shell_line, shell_word
+from backends.errors import install_extra
+from backends.text import shell_word
 from backends.urls import quote
 
 MAX_CANDIDATES = 20
@@ -104,8 +104,7 @@ def _extra(extra: str, package: str) -> tuple[bool, str | None]:
     """Whether the package of an extra is installed, found out without importing it; and if not, what to type."""
     if find_spec(package) is not None:
         return True, None
-    pip = shell_line(Path(sys.prefix) / "bin" / "pip", "install", f"lightningd-backup[{extra}]")
-    return False, f"Its package is not installed: {pip}"
+    return False, f"Its package is not installed; in the directory of this project, type: {install_extra(extra)}"
 
 
 def _bounded(candidates: Iterator[Candidate]) -> list[Candidate]:

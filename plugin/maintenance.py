@@ -48,6 +48,8 @@ class MaintenanceThread:
                 continue
             try:
                 writer.maintain()
+                if self._stop.is_set() or writer.failure is not None:
+                    continue  # a destination that does not answer would hold up the end of the process once more
                 self._check_space(writer)
                 if self._gate.compaction is not None and self._gate.refusal is None:
                     self._gate.damage.tick(writer)

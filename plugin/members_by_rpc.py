@@ -41,8 +41,7 @@ def status_with_members(log: Status, running: RunningMembers) -> Status:
 def add_by_rpc(running: RunningMembers, url: str, name: str | None) -> dict[str, Any]:
     """Add a member to a backup that has several. Raises BackupError."""
     member = _new_member(url, name, running.epochs.settings.members)
-    add_member(running, member, place_at(member.url))
-    return _added(member, running.epochs)
+    return _added(add_member(running, member, place_at(member.url)), running.epochs)
 
 
 def remove_by_rpc(running: RunningMembers, name: str) -> dict[str, Any]:
@@ -76,12 +75,14 @@ def several_of_one(directory: Path, url: str, name: str | None) -> tuple[Setting
     assert before.backup_id is not None
     first = Member(new_name(before.url, []), before.url)
     new = _new_member(url, name, (first,))
-    settings = replace(before, members=(first, new))
     sessions = tuple(known_sessions(directory, before.backup_id) or ())
     storage = place_at(first.url).storage
     epoch = first_epoch(storage)
     note = MembersNote(before.backup_id, epoch, (first.name,), sessions=sessions, adopted=epoch.number)
-    check_new_member(new, place_at(new.url), (first,), note)
+    place = place_at(new.url)
+    check_new_member(new, place, (first,), note)
+    new = replace(new, url=place.durable_url(new.url))
+    settings = replace(before, members=(first, new))
     mounts = {member.name: mount for member in settings.members if (mount := mount_point(member.url)) is not None}
     out = {} if new.trailing else {new.name: OutOfSync(time_now(), BEING_ADDED)}
     note = replace(note, mounts=mounts, out=out)

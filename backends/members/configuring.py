@@ -45,13 +45,14 @@ def check_new_member(member: Member, place: Place, members: tuple[Member, ...], 
         raise BackupError(f"{member.url} cannot become a member: {why}. Nothing was changed; fix that, and repeat this")
 
 
-def add_member(running: RunningMembers, member: Member, place: Place) -> None:
-    """Add a member, which is then caught up beside the running node.
+def add_member(running: RunningMembers, member: Member, place: Place) -> Member:
+    """Add a member, which is then caught up beside the running node. Returns it as backup.lock names it.
 
     Raises BackupError, or OSError as a commit would.
     """
     epochs = running.epochs
     check_new_member(member, place, epochs.settings.members, epochs.note)
+    member = replace(member, url=place.durable_url(member.url))
     mount = mount_point(member.url)
     with running.changing:
         epochs.settings = replace(epochs.settings, members=(*epochs.settings.members, member))
@@ -63,6 +64,7 @@ def add_member(running: RunningMembers, member: Member, place: Place) -> None:
             running.dropped(failed)
         write_settings(epochs.directory, epochs.settings)  # last: a member that it names must be in the documents
     running.catch_up(member.name)
+    return member
 
 
 def remove_member(running: RunningMembers, name: str) -> None:

@@ -108,7 +108,8 @@ def test_missing_program_and_missing_packages_are_said_with_what_to_type(
     assert not any(each.ready for each in kinds.values())
     assert "apt install openssh-client" in str(kinds["sftp"].remedy)
     for extra in ("s3", "postgres"):
-        assert f"{sys.prefix}/bin/pip install 'lightningd-backup[{extra}]'" in str(kinds[extra].remedy)
+        said = f"{sys.prefix}/bin/pip install --require-hashes --only-binary :all: -r requirements-{extra}.lock"
+        assert said in str(kinds[extra].remedy)
 
 
 def test_what_is_there_is_ready_and_needs_no_remedy(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from backends import place_at
 from backends.log.backup import Backup
+from backends.storage.objects.storage import ObjectStorage
 from tests.destinations.buckets import Proxied, proxied
 from tests.destinations.fault_proxy import PASS, Treatment
 from tests.destinations.places import Places
@@ -50,6 +51,8 @@ def fill(bucket: Proxied, changes: int, *, tidy: bool = True) -> None:
         writer.append(change(history.note(noise(60, number))))
         if tidy and number % 100 == 99:
             writer.maintain()
+            assert isinstance(backup.storage, ObjectStorage)
+            backup.storage.upkeep.wait()  # merging goes on beside the commits, which are faster here than any node's
 
 
 def restore(bucket: Proxied, target: Path, changes: int, milliseconds: float) -> Restored:

@@ -114,7 +114,9 @@ def test_standby_that_stays_away_stops_the_node_and_next_start_goes_on(
         node.play([history.first(), *history.notes(3)])
         cluster.standby.stop()
         call = history.note()
+        began = time.monotonic()
         node.db_write(call)
+    assert time.monotonic() - began < 9, "a request of the maintenance was begun after the refusal"
     assert "is safe" in str(caught.value)
     assert [line for line in said_at(node, "unusual") if "waiting for postgres://" in line], node.logs
     cluster.standby.start()

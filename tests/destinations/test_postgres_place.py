@@ -111,7 +111,7 @@ def test_missing_psycopg_is_a_sentence_with_the_command_that_installs_it() -> No
         "try:\n    place_at('postgres://db1.local/lightning')\nexcept BackupError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "pip install 'lightningd-backup[postgres]'" in done.stdout
+    assert "pip install --require-hashes --only-binary :all: -r requirements-postgres.lock" in done.stdout
 
 
 @pytest.mark.parametrize("entered", [True, False], ids=["alone", "as-usual"])

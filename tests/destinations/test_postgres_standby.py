@@ -44,6 +44,18 @@ def test_commit_without_standby_waits_and_then_names_what_is_missing(
     assert Attempt(lambda: store_of().create("data/2", b"two")).outcome()
 
 
+def test_commit_whose_standby_hangs_is_given_up_in_time(cluster: PostgresCluster, store_of: StoreMaker) -> None:
+    """Whether the other server has taken over is asked meanwhile, and it does not answer that either."""
+    store = store_of(4.5)
+    store.create("backup", b"made")
+    cluster.standby.hang()
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        store.create("data/1", b"one")
+    assert time.monotonic() - began < 5
+    cluster.standby.go_on()
+
+
 def test_standby_that_comes_back_ends_the_wait(cluster: PostgresCluster, store: PostgresStore) -> None:
     cluster.standby.stop()
     attempt = Attempt(lambda: store.create("data/1", b"one"))

@@ -23,7 +23,8 @@ from tests.destinations.conftest import WorldAt
 from tests.destinations.fault_proxy import Treatment, status
 from tests.destinations.places import Places
 from tests.destinations.radosgw import KEYS
-from tests.end_to_end.world import backup_cli
+from tests.end_to_end.world import backup_cli, said_at
+from tests.fake_lightningd import History
 
 URL = "s3://bucket/lightning.bkp"
 SECRET = "a/secret+that%is-never&shown"
@@ -137,6 +138,27 @@ def test_lock_file_holds_where_the_environment_said_the_bucket_is(
     world = world_at(url.partition("?")[0]).init()
     lasting = (world.directory / "backup.lock").read_text()
     assert f"?endpoint={quote(places.radosgw.endpoint)}&region=eu-west-3" in lasting
+
+
+def test_member_added_while_the_node_runs_is_remembered_with_what_the_environment_said(
+    places: Places, world_at: WorldAt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = places.url("s3")
+    world = world_at((tmp_path / "lightning.bkp").as_uri()).init()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", places.radosgw.endpoint)
+    monkeypatch.setenv("AWS_REGION", "eu-west-3")
+    history = History()
+    with world.node() as node:
+        node.play([history.first(), *history.notes(2)])
+        for number in (1, 2):  # the first makes one destination several
+            node.rpc("backup-member-add", {"url": f"{url.partition('?')[0]}-{number}?trailing"})
+    lasting = (world.directory / "backup.lock").read_text()
+    assert lasting.count("&region=eu-west-3") == lasting.count("?endpoint=http") == 2, lasting
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.delenv("AWS_REGION")
+    with world.node() as node:
+        node.play(history.notes(2))
+        assert not said_at(node, "broken"), node.logs
 
 
 # URLs
@@ -269,7 +291,7 @@ def test_missing_library_is_named_with_what_to_type(monkeypatch: pytest.MonkeyPa
     for name in [name for name in sys.modules if name.startswith(("backends.storage.s3", "backends.places.s3"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(BackupError, match=r"pip install 'lightningd-backup\[s3\]'"):
+    with pytest.raises(BackupError, match=r"pip install --require-hashes .* -r requirements-s3\.lock"):
         place_at(URL)
 
 

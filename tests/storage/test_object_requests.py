@@ -27,7 +27,7 @@ def test_commit_waits_for_nothing_else_that_is_under_way(ours: Process) -> None:
             assert go_on.wait(20)
 
     ours.before = hold
-    bulk = ours.storage.create("snapshot")
+    bulk = ours.storage.create("snapshot.tmp")
     bulk.write(0, b"s" * (2 * EXTENT + 1))
     threads = [
         threading.Thread(target=lambda: handle.extend(10_006, 10_000)),

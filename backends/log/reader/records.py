@@ -221,5 +221,8 @@ class RecordReader:
     def _read(self, offset: int, length: int) -> bytes:
         start = offset - self._buffered_at
         if start < 0 or start + length > len(self._buffer):
-            self._buffer, self._buffered_at, start = self.handle.read(offset, max(length, _READ_AHEAD)), offset, 0
+            try:
+                self._buffer, self._buffered_at, start = self.handle.read(offset, max(length, _READ_AHEAD)), offset, 0
+            except Damaged as error:  # an object store: part of the file is gone
+                raise self.damaged(error.what, error.offset) from None
         return self._buffer[start : start + length]

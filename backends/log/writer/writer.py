@@ -243,8 +243,6 @@ class Writer:
 
         Raises nothing for a failed destination: the node's log says what is wrong.
         """
-        if self.failure is not None:
-            return
         trouble: str | None = None
         duties: list[Callable[[], None]] = [self.preallocate]
         duties.append(lambda: self._fence.look(lambda: self.position, self.check_generation))
@@ -252,6 +250,8 @@ class Writer:
             self._next_tidying = time.monotonic() + _TIDY_EVERY
             duties.append(self.remove_outdated)
         for duty in duties:
+            if self.failure is not None:
+                return
             try:
                 duty()
             except Fenced as error:

@@ -11,6 +11,7 @@ whole other pieces, so of those that begin with the same number the longest hold
 import errno
 import re
 import secrets
+import time
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from backends.storage.objects.store import Exists, Listed, ObjectStore
 
 DATA = "data/"
 _ATTEMPTS = 50
+_LISTINGS, _PAUSE = 5, 0.2
 _AHEAD = 8
 _KEY = re.compile(r"data/([0-9a-f]{32})/([0-9]{12})(?:-([0-9]{12}))?")
 
@@ -106,7 +108,12 @@ class Layout:
     @property
     def gap(self) -> bool:
         """Whether there are extents after a missing one."""
-        return not self.fenced and self.highest >= self.next
+        return not self.fenced and self.incomplete
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether an extent is missing and later ones are there. A fence does not hide that: it may be in the gap."""
+        return self.highest >= self.next
 
     def within(self, start: int, stop: int) -> list[Part]:
         """The parts that hold the bytes from `start` to `stop`."""
@@ -120,11 +127,12 @@ class Layout:
 
 def read_layout(store: ObjectStore, chain: str) -> Layout:
     """The layout of a chain now. Raises OSError."""
-    for _ in range(3):
+    for attempt in range(_LISTINGS):
+        time.sleep(max(attempt - 1, 0) * _PAUSE)
         layout = Layout()
         layout.add(store.list(chain_prefix(chain)))
         if not layout.gap:
-            break  # a gap: extents were merged between two pages of the listing, or their upload is under way
+            break  # a gap: extents were merged between two pages of the listing, or one was deleted
     return layout
 
 

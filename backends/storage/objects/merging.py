@@ -6,7 +6,7 @@ what was added since shall notice that something was (see `chain.grow`).
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from backends.storage.objects.chain import Layout, Part, piece_key, read_layout
 from backends.storage.objects.store import Exists, ObjectStore
@@ -15,6 +15,7 @@ MERGE_AT = 1000
 """With so many unmerged extents they are merged: a listing has at most 1,000 objects a page."""
 PIECE = 8 << 20
 """The most bytes of a piece."""
+_AT_ONCE = 4
 
 
 def merge(store: ObjectStore, chain: str, first: int = 0, stop: int | None = None) -> None:
@@ -41,10 +42,16 @@ def _groups(layout: Layout, first: int, stop: int) -> Iterator[list[Part]]:
         yield group
 
 
+def _read(store: ObjectStore, keys: Sequence[str]) -> Iterator[bytes]:
+    """The objects, few at a time: nobody waits for them, and the node keeps the memory of each thread that read one."""
+    for start in range(0, len(keys), _AT_ONCE):
+        yield from store.read_many(keys[start : start + _AT_ONCE])
+
+
 def _merge(store: ObjectStore, chain: str, group: list[Part], highest: int) -> None:
     if len(group) < 2:
         return
-    data = b"".join(store.read_many([part.key for part in group]))
+    data = b"".join(_read(store, [part.key for part in group]))
     if len(data) != group[-1].end - group[0].start:
         raise OSError(errno.EIO, "the store returned another number of bytes than it has listed", group[0].key)
     key = piece_key(chain, group[0].first, group[-1].last)

@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 
+from backends.errors import Damaged
 from backends.storage.base import ReadHandle
-from backends.storage.objects.chain import Layout, Part, grow, read_layout
+from backends.storage.objects.chain import Layout, Part, extent_key, grow, read_layout
 from backends.storage.objects.store import ObjectStore
 
 _SMALL = 256 << 10
@@ -132,7 +133,8 @@ class ChainReadHandle(ReadHandle):
         self._open = True
 
     def size(self) -> int:
-        return max(self._look_again().end, self._named_size)
+        layout = self._look_again()
+        return max(layout.end + layout.incomplete, self._named_size)
 
     def read(self, offset: int, length: int) -> bytes:
         if not self._open:
@@ -142,7 +144,9 @@ class ChainReadHandle(ReadHandle):
         layout = self._layout
         if offset + length > layout.end:
             layout = self._look_again()
-        stop = min(offset + length, max(layout.end, self._named_size))
+            if layout.incomplete and offset >= layout.end:
+                raise self._missing(layout)
+        stop = min(offset + length, layout.end if layout.incomplete else max(layout.end, self._named_size))
         data = self._stored(offset, min(stop, layout.end))
         return data + bytes(max(stop - offset - len(data), 0))
 
@@ -173,6 +177,12 @@ class ChainReadHandle(ReadHandle):
     def forget(self) -> None:
         """Forget what was read ahead. May be called from any thread."""
         self._window = 0, b""
+
+    def _missing(self, layout: Layout) -> Damaged:
+        """What comes before the gap can be read, but must not pass for the whole file."""
+        key = extent_key(self._chain, layout.next)
+        what = f"the object {key} is missing, and later ones are there: something has deleted it;"
+        return Damaged(what, self._name, layout.end)
 
     def _gone(self) -> OSError:
         return FileNotFoundError(errno.ENOENT, "the file was removed while it was read", self._name)

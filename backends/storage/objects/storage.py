@@ -52,6 +52,8 @@ class ObjectStorage(Storage):
         """The chains that were begun here."""
         self._named: dict[str, str] = {}
         """The names that files got here and still have as far as is known, and the chains of those files."""
+        self._taken: dict[str, str] = {}
+        """The files that were sealed here, and the chain that each had then, or that was put in its place here."""
         self._versions: dict[str, Found] = {}
         """Each small file as it was read or published last."""
         self._owner = secrets.token_bytes(OWNER)
@@ -154,6 +156,8 @@ class ObjectStorage(Storage):
     def rename(self, old: str, new: str) -> None:
         name_key(new)
         with self._found(old) as (file, version, handle):
+            if file.sealed and handle is not None:
+                raise FileFenced(old)
             there = self._put(new, file, self.files.look(new)).version
             assert there is not None
             self._moved(handle, old, version, new, there)
@@ -198,15 +202,19 @@ class ObjectStorage(Storage):
         self._forget(new)
         if chain is not None:
             self._named[new] = chain
+            if new in self._taken:
+                self._taken[new] = chain
         with suppress(Changed):  # another writer has removed or sealed it meanwhile
             self.files.remove(old, version)
 
     def remove(self, name: str) -> None:
-        """Remove a file. Raises FileFenced if it got its name here, and another writer has put its own in its place."""
+        """Remove a file. Raises FileFenced if it got its name here or was sealed here, and another writer has put its
+        own in its place."""
         for _ in range(_ATTEMPTS):
             with self._found(name) as (file, version, handle):
                 if self._named.get(name, file.chain) != file.chain:
                     raise FileFenced(name)
+                self._check_taken(name, file)
                 self._leave(file)
                 try:
                     self.files.remove(name, version)
@@ -227,6 +235,7 @@ class ObjectStorage(Storage):
         for _ in range(_ATTEMPTS):
             if found.file is not None:
                 self._check_owner(name, found.file)
+                self._check_taken(name, found.file)
                 self._leave(found.file)
             try:
                 version = self.files.put(name, file, found.version)
@@ -281,6 +290,7 @@ class ObjectStorage(Storage):
                     self.files.seal(name, file, version)
             except Changed:
                 continue
+            self._taken[name] = file.chain
             if file.content is None:
                 fence(self.store, file.chain)
             self._claim(MANIFEST)
@@ -311,6 +321,14 @@ class ObjectStorage(Storage):
         if name in _OF_THE_WRITER and name in self._owned and file.content is not None and file.owner != self._owner:
             raise FileFenced(name)
 
+    def _check_taken(self, name: str, file: File) -> None:
+        """Raise FileFenced if this file was sealed here, and another writer has put its own in its place since.
+
+        Both have taken the backup over, and this process was held up while the other one went on.
+        """
+        if self._taken.get(name, file.chain) != file.chain:
+            raise FileFenced(name)
+
     # For open files
 
     def executor(self) -> Executor:
@@ -327,6 +345,8 @@ class ObjectStorage(Storage):
     def moved(self, before: str, handle: ObjectWriteHandle) -> None:
         """The file goes on in another chain."""
         self._named[handle.name] = handle.chain
+        if handle.name in self._taken:
+            self._taken[handle.name] = handle.chain
         self._begun.add(handle.chain)
         self._written.pop(before, None)
         self._written[handle.chain] = handle

@@ -12,7 +12,7 @@ from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
-from backends.storage.base import FileFenced, WriteHandle
+from backends.storage.base import TEMPORARY, FileFenced, WriteHandle
 from backends.storage.objects.chain import extent_key, new_chain
 from backends.storage.objects.merging import MERGE_AT, merge
 from backends.storage.objects.names import File, Names
@@ -23,7 +23,8 @@ from backends.storage.objects.upkeep import Upkeep
 EXTENT = 4 << 20
 """The most bytes of an extent. A larger write becomes several."""
 _IN_FLIGHT = 2
-"""How many extents are uploaded at a time; with one that is being filled, that bounds the memory."""
+"""How many extents are uploaded at a time; with one that is being filled, that bounds the memory. Only of a file that
+has no final name yet: a process that is killed leaves no gap in the others, and so a gap there is damage."""
 
 
 class Directory(Protocol):
@@ -126,7 +127,7 @@ class ObjectWriteHandle(WriteHandle):
         """Begin to upload what is in the buffer."""
         if not self._buffer:
             return
-        while len(self._uploads) >= _IN_FLIGHT:
+        while len(self._uploads) >= (_IN_FLIGHT if self.name.endswith(TEMPORARY) else 1):
             self._uploads.popleft().result()
         data, number = bytes(self._buffer), self._next
         self._uploads.append(self._directory.executor().submit(self._create, number, data))

@@ -7,6 +7,7 @@ standby follows the new one; but what it holds is old.
 """
 
 import errno
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -152,8 +153,10 @@ class Cluster:
                 return
         session.connection.close()
 
-    def leave_if_replaced(self, session: Session) -> None:
+    def leave_if_replaced(self, session: Session, until: float) -> None:
         """Raise Disconnected if another server of the URL has taken over from the one of this session, which is silent.
+
+        Does not look for longer than `until`.
 
         A primary that hangs keeps its connections; what waits there would wait for as long as it hangs.
         """
@@ -161,7 +164,7 @@ class Cluster:
             if host == session.host:
                 continue
             try:
-                other = self._reach(host, time.monotonic() + _ONE_OF_SEVERAL)
+                other = self._reach(host, min(until, time.monotonic() + _ONE_OF_SEVERAL))
             except (OSError, Disconnected):
                 continue
             other.connection.close()
@@ -263,7 +266,8 @@ class Cluster:
                 "it, and make it a standby of the other one"
             )
         if self._address.single_server and timeline > self._checked:
-            self.leave_if_replaced(session)  # an old primary would confirm everything
+            # However late it is: an old primary would confirm everything.
+            self.leave_if_replaced(session, math.inf)
         if timeline > self._checked > 0:
             check(session)
         with self._lock:

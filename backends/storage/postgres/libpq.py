@@ -10,7 +10,7 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
-from backends.errors import BackupError
+from backends.errors import MissingExtra
 
 if TYPE_CHECKING:
     from psycopg import pq
@@ -38,9 +38,6 @@ else:
         pq = importlib.import_module(f"{_PACKAGE}.pq")
         Error = importlib.import_module(f"{_PACKAGE}.errors").Error
     except ImportError as error:
-        raise BackupError(
-            "postgres:// needs the package psycopg, which is not installed for this Python. Nothing was changed; "
-            "install it in the environment that the plugin runs in: pip install 'lightningd-backup[postgres]'"
-        ) from error
+        raise MissingExtra("postgres://", "psycopg", "postgres") from error
 
 __all__ = ["Error", "pq"]

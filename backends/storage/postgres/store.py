@@ -185,7 +185,7 @@ class PostgresStore(ObjectStore):
             try:
                 with self._session(until) as session:
                     try:
-                        return session.commit(*statements, until=until, silent=self._silent(session))
+                        return session.commit(*statements, until=until, silent=self._silent(session, until))
                     except TimeoutError as error:
                         why = self._cluster.why_silent(time.monotonic() + _TO_EXPLAIN)
                         raise TimeoutError(errno.ETIMEDOUT, why) from error
@@ -196,23 +196,23 @@ class PostgresStore(ObjectStore):
 
     @contextmanager
     def _session(self, until: float) -> Iterator[Session]:
-        session = self._cluster.session(until, self._check_newest)
+        session = self._cluster.session(until, lambda session: self._check_newest(session, until))
         try:
             yield session
         finally:
             self._cluster.give_back(session)
 
-    def _silent(self, session: Session) -> Callable[[], None]:
-        return lambda: self._cluster.leave_if_replaced(session)
+    def _silent(self, session: Session, until: float) -> Callable[[], None]:
+        return lambda: self._cluster.leave_if_replaced(session, until)
 
-    def _check_newest(self, session: Session) -> None:
+    def _check_newest(self, session: Session, until: float) -> None:
         """Raise Lost if the server that took over lacks the last creation that was confirmed."""
         with self._lock:
             newest = self._newest
         if newest is None:
             return
         path, version = newest
-        (answer,) = session.connection.run((self._table.version(path),), self._until())
+        (answer,) = session.connection.run((self._table.version(path),), until)
         if not answer.rows or answer.rows[0][0] != version.encode():
             raise Lost(
                 f"{session.host} has taken over from another server, and lacks what that server had confirmed (or "

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from backends.errors import BackupError
+from backends.errors import MissingExtra
 from backends.storage.objects.store import Content, Listed
 from backends.storage.s3.bucket import AZURE, GOOGLE, S3, Bucket, checked_endpoint
 from backends.storage.s3.credentials import Credentials, credentials_for
@@ -21,10 +21,7 @@ try:
     import obstore
     from obstore.store import AzureStore, GCSStore, S3Store
 except ImportError as missing:
-    raise BackupError(
-        "s3://, gs:// and az:// need the package obstore, which is not installed. In the environment that the plugin "
-        "runs in, type: pip install 'lightningd-backup[s3]'"
-    ) from missing
+    raise MissingExtra("s3://, gs:// and az://", "obstore", "s3") from missing
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
