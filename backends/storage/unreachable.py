@@ -42,8 +42,8 @@ def _nothing_at(place: str, storage: Storage) -> str:
             "Nothing was changed; mount it, or correct the URL, then try again"
         )
     return (
-        f"there is no backup at {place}: is the URL right and, on a server of your own, the disk that holds it mounted? "
-        "Nothing was changed; correct that, then try again"
+        f"there is no backup at {place}: is the URL right and, on a server of your own, the disk that holds it "
+        "mounted? Nothing was changed; correct that, then try again"
     )
 
 

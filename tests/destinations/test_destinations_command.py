@@ -140,6 +140,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from backends.mounts import volumes
 from backup_cli import main
+from backup_cli.commands import destinations
 volumes.LINKS = volumes.UDEV = Path("/nonexistent")
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 os.environ["HOME"] = "/nonexistent"

@@ -46,8 +46,8 @@ LOCKS: dict[str, tuple[Act, str]] = {
         "backup.lock.*no scheme.*file:///mnt.*backup-cli init",
     ),
     "it has a URL of a kind that nobody knows": (
-        write_lock(b'{"backend_url": "s3://bucket/x", "version": 1}'),
-        "backup.lock.*no kind of destination s3://.*backup-cli init",
+        write_lock(b'{"backend_url": "floppy://a/x", "version": 1}'),
+        "backup.lock.*no kind of destination floppy://.*backup-cli init",
     ),
     "it was written by a later release": (
         write_lock(b'{"backend_url": "file:///x", "backup_id": "ab", "version": 3}'),
