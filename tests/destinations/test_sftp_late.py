@@ -20,7 +20,7 @@ from backends.storage.base import FileFenced, Storage
 from backends.storage.sftp.storage import SftpStorage
 from tests.destinations.places import Places
 from tests.destinations.second_writer import created, notes, opener
-from tests.destinations.sftp_servers import SftpServer, frozen
+from tests.destinations.sftp_servers import OpenSsh, SftpServer, frozen
 from tests.destinations.tools import wait_until
 from tests.fake_lightningd.calls import History
 from tests.log.histories import change, noise, silent
@@ -193,6 +193,34 @@ def test_record_that_waits_for_zeros_that_come_in_doubt_goes_into_another_segmen
     position = writer.position
     writer.close()
     assert open_().open(silent, "next").position.data_version == position.data_version
+
+
+def test_zeros_in_doubt_keep_records_out_although_the_file_cannot_be_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without hard links, preallocating failed with another error, and the next records were written into the doubt."""
+    server = OpenSsh(tmp_path, subsystem="internal-sftp -P hardlink")
+    server.start()
+    open_ = created(opener(server.url("lightning.bkp", timeout=str(TIMEOUT))))
+    writer, history = open_().open(silent, "session"), History(1)
+    storage, segment = writer.storage, writer._segments.current
+    assert isinstance(storage, SftpStorage)
+    try:
+        with frozen_sessions(server, storage) as go_on:
+            monkeypatch.setattr(type(writer._options), "preallocated", lambda self, end: 140_000)
+            writer.preallocate()
+            assert segment.handle.safe_to == segment.allocated
+            for number in range(40):
+                writer.append(change(history.note(noise(5000, number))))
+                with suppress(OSError):  # the first file cannot be opened again, to be shortened
+                    writer.preallocate()
+            assert writer.segment_index > segment.index
+            go_on()
+        position = writer.position
+        writer.close()
+        assert open_().open(silent, "next").position.data_version == position.data_version
+    finally:
+        server.kill()
 
 
 # Names
