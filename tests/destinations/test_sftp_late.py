@@ -128,6 +128,24 @@ def test_commit_to_frozen_process_is_done_by_another_and_again_by_the_frozen_one
     assert (here(url) / "segment-1").read_bytes().rstrip(b"\0") == b"first second third."
 
 
+def test_commit_does_not_wait_for_that_of_another_member_on_the_same_account(
+    server: SftpServer, storage: SftpStorage, url: str
+) -> None:
+    beside = storage_at(url.replace("/lightning.bkp?", "/beside.bkp?"))
+    beside.make()
+    with closing(storage.create("a.tmp")) as hangs, closing(beside.create("a.tmp")) as works:
+        for handle in (hangs, works):
+            handle.write_durably(0, b"first ")
+        with frozen_sessions(server, storage, commits=True):
+            worker = threading.Thread(target=lambda: hangs.write_durably(6, b"second"))
+            worker.start()
+            time.sleep(0.2)
+            began = time.monotonic()
+            works.write_durably(6, b"second")
+            assert time.monotonic() - began < TIMEOUT / 6
+            worker.join()
+
+
 def test_nothing_is_sent_to_a_file_after_a_commit_whose_outcome_is_unknown(
     server: SftpServer, storage: SftpStorage, url: str
 ) -> None:
