@@ -362,6 +362,15 @@ def test_reconnected_writer_never_writes_to_the_file_that_replaced_its_own(
     assert hidden(url) == []
 
 
+def test_commit_to_a_file_that_was_sealed_since_the_last_one_is_refused(storage: SftpStorage, url: str) -> None:
+    """Over the same connection: the answer to the commit alone says it."""
+    with closing(storage.create("segment-1")) as handle:
+        handle.write_durably(0, b"first ")
+        assert elsewhere(url).seal("segment-1")
+        with pytest.raises(FileFenced):
+            handle.write_durably(6, b"second ")
+
+
 def test_reconnected_writer_of_a_sealed_file_is_fenced(server: SftpServer, storage: SftpStorage, url: str) -> None:
     handle = storage.create("a.tmp")
     handle.extend(0, 4096)
