@@ -25,7 +25,7 @@ from tests.destinations.tools import wait_until
 from tests.fake_lightningd.calls import History
 from tests.log.histories import change, noise, silent
 
-TIMEOUT = 6
+TIMEOUT = 5
 """The commit timeout here, in seconds. A process that does not answer is given up after a third of it."""
 
 

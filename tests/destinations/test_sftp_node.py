@@ -90,24 +90,22 @@ def test_connections_cut_under_a_stream_are_made_again_and_nothing_is_lost(
 ) -> None:
     """They are cut anywhere: between two requests, and in the middle of a packet."""
     world, server, chance = world_at(places.url(kind)).init(), places.sftp(kind), random.Random(17)
-    done = threading.Event()
+    until = 0.0
 
     def cut() -> None:
-        while not done.is_set():
+        while time.monotonic() < until:
             time.sleep(chance.uniform(0.1, 0.6))
             server.drop_sessions()
 
     thread = threading.Thread(target=cut)
     with world.node() as node:
         node.play([history.first()])
+        until = time.monotonic() + SECONDS
         thread.start()
-        try:
-            until = time.monotonic() + SECONDS
-            while time.monotonic() < until:
-                node.db_write(history.note(noise(chance.choice((10, 1000, 300_000)), chance.randrange(1 << 30))))
-        finally:
-            done.set()
-            thread.join()
+        while time.monotonic() < until:
+            node.db_write(history.note(noise(chance.choice((10, 1000, 300_000)), chance.randrange(1 << 30))))
+        thread.join()
+        node.play(history.notes(3))
     assert said_at(node, "broken") == []
     world.assert_restored_equals_the_nodes()
 
