@@ -76,9 +76,10 @@ class Channel(Generic[_Server]):
                 try:
                     protocol = self._connected(until)
                     try:
-                        while self._later:
-                            self._later[-1](protocol)
-                            self._later.pop()
+                        while self._later:  # other threads add to it meanwhile
+                            first = self._later[0]
+                            first(protocol)
+                            self._later.remove(first)
                         return (again if doubt and again is not None else operation)(protocol)
                     except Disconnected as error:
                         self._broken, doubt = error, True
@@ -114,6 +115,11 @@ class Channel(Generic[_Server]):
             self._protocol.reconnect(self._broken)
             self._broken = None
         return self._protocol
+
+
+def outcome_unknown(error: OSError) -> bool:
+    """Whether an error of `Channel.do` leaves it open if the server has done, or will do, what it was asked."""
+    return isinstance(error, TimeoutError) or error.errno == errno.EPROTO
 
 
 def _unreachable(error: Exception) -> OSError:

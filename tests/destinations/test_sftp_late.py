@@ -20,12 +20,12 @@ from backends.storage.base import FileFenced, Storage
 from backends.storage.sftp.storage import SftpStorage
 from tests.destinations.places import Places
 from tests.destinations.second_writer import created, notes, opener
-from tests.destinations.sftp_servers import SftpServer, frozen
+from tests.destinations.sftp_servers import OpenSsh, SftpServer, frozen
 from tests.destinations.tools import wait_until
 from tests.fake_lightningd.calls import History
 from tests.log.histories import change, noise, silent
 
-TIMEOUT = 6
+TIMEOUT = 5
 """The commit timeout here, in seconds. A process that does not answer is given up after a third of it."""
 
 
@@ -128,6 +128,24 @@ def test_commit_to_frozen_process_is_done_by_another_and_again_by_the_frozen_one
     assert (here(url) / "segment-1").read_bytes().rstrip(b"\0") == b"first second third."
 
 
+def test_commit_does_not_wait_for_that_of_another_member_on_the_same_account(
+    server: SftpServer, storage: SftpStorage, url: str
+) -> None:
+    beside = storage_at(url.replace("/lightning.bkp?", "/beside.bkp?"))
+    beside.make()
+    with closing(storage.create("a.tmp")) as hangs, closing(beside.create("a.tmp")) as works:
+        for handle in (hangs, works):
+            handle.write_durably(0, b"first ")
+        with frozen_sessions(server, storage, commits=True):
+            worker = threading.Thread(target=lambda: hangs.write_durably(6, b"second"))
+            worker.start()
+            time.sleep(0.2)
+            began = time.monotonic()
+            works.write_durably(6, b"second")
+            assert time.monotonic() - began < TIMEOUT / 6
+            worker.join()
+
+
 def test_nothing_is_sent_to_a_file_after_a_commit_whose_outcome_is_unknown(
     server: SftpServer, storage: SftpStorage, url: str
 ) -> None:
@@ -193,6 +211,34 @@ def test_record_that_waits_for_zeros_that_come_in_doubt_goes_into_another_segmen
     position = writer.position
     writer.close()
     assert open_().open(silent, "next").position.data_version == position.data_version
+
+
+def test_zeros_in_doubt_keep_records_out_although_the_file_cannot_be_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without hard links, preallocating failed with another error, and the next records were written into the doubt."""
+    server = OpenSsh(tmp_path, subsystem="internal-sftp -P hardlink")
+    server.start()
+    open_ = created(opener(server.url("lightning.bkp", timeout=str(TIMEOUT))))
+    writer, history = open_().open(silent, "session"), History(1)
+    storage, segment = writer.storage, writer._segments.current
+    assert isinstance(storage, SftpStorage)
+    try:
+        with frozen_sessions(server, storage) as go_on:
+            monkeypatch.setattr(type(writer._options), "preallocated", lambda self, end: 140_000)
+            writer.preallocate()
+            assert segment.handle.safe_to == segment.allocated
+            for number in range(40):
+                writer.append(change(history.note(noise(5000, number))))
+                with suppress(OSError):  # the first file cannot be opened again, to be shortened
+                    writer.preallocate()
+            assert writer.segment_index > segment.index
+            go_on()
+        position = writer.position
+        writer.close()
+        assert open_().open(silent, "next").position.data_version == position.data_version
+    finally:
+        server.kill()
 
 
 # Names
@@ -314,6 +360,15 @@ def test_reconnected_writer_never_writes_to_the_file_that_replaced_its_own(
     assert (here(url) / "segment-1").read_bytes() == b"another"
     handle.close()
     assert hidden(url) == []
+
+
+def test_commit_to_a_file_that_was_sealed_since_the_last_one_is_refused(storage: SftpStorage, url: str) -> None:
+    """Over the same connection: the answer to the commit alone says it."""
+    with closing(storage.create("segment-1")) as handle:
+        handle.write_durably(0, b"first ")
+        assert elsewhere(url).seal("segment-1")
+        with pytest.raises(FileFenced):
+            handle.write_durably(6, b"second ")
 
 
 def test_reconnected_writer_of_a_sealed_file_is_fenced(server: SftpServer, storage: SftpStorage, url: str) -> None:

@@ -58,16 +58,30 @@ def test_node_killed_in_calls_and_between_them_is_restored_equal(
     world.assert_restored_equals_the_nodes()
 
 
-def test_processes_of_ssh_end_with_the_plugin_that_is_killed(
+def test_processes_of_ssh_end_with_the_plugin_that_is_killed_although_the_server_is_frozen(
     places: Places, world_at: WorldAt, history: History
 ) -> None:
-    world = world_at(places.url("openssh")).init()
+    """Left alone, `ssh` waits until the server has answered that the session is over."""
+    world, server = world_at(places.url("openssh")).init(), places.sftp("openssh")
     with world.node() as node:
         node.play([history.first(), *history.notes(3)])
         mine = [each for each in psutil.Process(node.pid).children(recursive=True) if each.name() == "ssh"]
         assert len(mine) == 2
-        node.die()
-    _, alive = psutil.wait_procs(mine, timeout=10)
+        with frozen(server.everything()):
+            node.die()
+            _, alive = psutil.wait_procs(mine, timeout=10)
+            assert alive == []
+
+
+def test_process_that_carries_a_connection_to_the_server_ends_with_it(server: OpenSsh) -> None:
+    """A ProxyCommand is killed together with the `ssh` that started it: it might hang as well."""
+    server.configure(f"ProxyCommand sh -c '{sys.executable} {_RELAY} {server.port} 0; sleep 60'")
+    channel = place_at(server.url("lightning.bkp")).storage._rest  # type: ignore[attr-defined]
+    connection = channel.do(lambda session: session.connection)
+    every = psutil.Process(connection._ssh._process.pid).children(recursive=True)
+    assert every
+    connection.close()
+    _, alive = psutil.wait_procs(every, timeout=10)
     assert alive == []
 
 
@@ -76,24 +90,22 @@ def test_connections_cut_under_a_stream_are_made_again_and_nothing_is_lost(
 ) -> None:
     """They are cut anywhere: between two requests, and in the middle of a packet."""
     world, server, chance = world_at(places.url(kind)).init(), places.sftp(kind), random.Random(17)
-    done = threading.Event()
+    until = 0.0
 
     def cut() -> None:
-        while not done.is_set():
+        while time.monotonic() < until:
             time.sleep(chance.uniform(0.1, 0.6))
             server.drop_sessions()
 
     thread = threading.Thread(target=cut)
     with world.node() as node:
         node.play([history.first()])
+        until = time.monotonic() + SECONDS
         thread.start()
-        try:
-            until = time.monotonic() + SECONDS
-            while time.monotonic() < until:
-                node.db_write(history.note(noise(chance.choice((10, 1000, 300_000)), chance.randrange(1 << 30))))
-        finally:
-            done.set()
-            thread.join()
+        while time.monotonic() < until:
+            node.db_write(history.note(noise(chance.choice((10, 1000, 300_000)), chance.randrange(1 << 30))))
+        thread.join()
+        node.play(history.notes(3))
     assert said_at(node, "broken") == []
     world.assert_restored_equals_the_nodes()
 

@@ -150,6 +150,11 @@ def test_missing_ssh_says_which_package_has_it(monkeypatch: pytest.MonkeyPatch) 
     assert "apt-get install openssh-client" in said_by("sftp://nowhere.invalid/srv/lightning.bkp")
 
 
+def test_what_to_type_can_be_pasted_into_a_shell() -> None:
+    address = storage_at("sftp://me@nas:2222/srv/l.bkp?config=/home/me/my%20keys/config")._address
+    assert address.typed() == "ssh -F '/home/me/my keys/config' -p 2222 me@nas"
+
+
 def test_broken_configuration_of_ssh_is_blamed(make: Make) -> None:
     server = make()
     server.config.write_text("Nonsense yes\n")

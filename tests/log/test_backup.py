@@ -63,14 +63,15 @@ def test_failed_create_leaves_nothing_behind(make: Maker) -> None:
     make().create(source(DATABASE, 1))
 
 
-def test_missing_backup_is_unreachable_and_asks_whether_it_is_mounted(make: Maker) -> None:
+def test_missing_backup_is_unreachable_and_asks_whether_it_is_mounted_or_the_url_right(make: Maker) -> None:
     for attempt in (
         make().id, make().read, make().node_id, make().space, lambda: make().open(silent),
     ):  # fmt: skip
         with pytest.raises(Unreachable) as caught:
             attempt()
         assert not isinstance(caught.value, NotABackup)
-        assert "mounted" in str(caught.value)
+        assert ("mounted" in str(caught.value)) == make().storage.is_mounted
+        assert ("is the URL right" in str(caught.value)) != make().storage.is_mounted
 
 
 def test_removed_backup_is_gone_and_can_be_removed_again(created: Maker) -> None:

@@ -2,7 +2,8 @@
 
 The record log uses `storage.py`, with `names.py` for what changes names and `files.py` for open files. Below them,
 `session.py` makes requests, `connection.py` sends them and receives the answers, `packets.py` encodes them, and
-`process.py` runs `ssh` for the account that `address.py` finds in the URL. `sentences.py` says why it failed.
+`process.py` runs `ssh`, which `starter.py` starts, for the account that `address.py` finds in the URL. `sentences.py`
+says why it failed.
 
 What was sent on a connection that broke may be carried out at any later time. What follows from that is in `hidden.py`
 for names and in `files.py` for what is written.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from backends.commit_timeout import commit_timeout_of
+from backends.text import shell_line
 from backends.urls import BadURL, Destination, quote
 
 _OPTIONS = ("timeout", "config")
@@ -55,7 +56,7 @@ class Address:
         words = ["ssh", *more]
         words += [] if self.config is None else ["-F", self.config]
         words += [] if self.port is None else ["-p", str(self.port)]
-        return " ".join([*words, self.host if self.user is None else f"{self.user}@{self.host}"])
+        return shell_line(*words, self.host if self.user is None else f"{self.user}@{self.host}")
 
 
 def address_of(destination: Destination) -> Address:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from backends.storage.base import FileFenced, ReadHandle, WriteHandle
-from backends.storage.channel import Channel
+from backends.storage.channel import Channel, outcome_unknown
 from backends.storage.pieces import check_interrupted
 from backends.storage.sftp.connection import Connection
 from backends.storage.sftp.packets import READ, WRITE, Attributes, Failure, size_only
@@ -167,11 +167,7 @@ class SftpWriteHandle(_File, WriteHandle):
             self._doubt(offset, data)
             write(session)
 
-        try:
-            self.explained(lambda: self._rest.do(write, again), len(data))
-        except TimeoutError:
-            self._doubt(offset, data)
-            raise
+        self.explained(lambda: _do(self._rest, write, again, lambda: self._doubt(offset, data)), len(data))
         if self._unsynced_bytes > _MAX_UNSYNCED:
             self.sync()
 
@@ -219,7 +215,7 @@ class SftpWriteHandle(_File, WriteHandle):
             self._may_be_cut = True
             truncate(session)
 
-        self._or_doubt(lambda: self._rest.do(truncate, again))
+        _do(self._rest, truncate, again, self._give_up)
 
     # Durable writing
 
@@ -244,7 +240,7 @@ class SftpWriteHandle(_File, WriteHandle):
             check_interrupted(self._name, offset, data, session.read(handle, offset, len(data), self._name))
             commit(session)
 
-        self.explained(lambda: self._or_doubt(lambda: self._commits.do(commit, settle)), len(data))
+        self.explained(lambda: _do(self._commits, commit, settle, self._give_up), len(data))
 
     def is_fenced(self) -> bool:
         self._check_open()
@@ -276,11 +272,9 @@ class SftpWriteHandle(_File, WriteHandle):
                 self._check_reach(offset, offset + count)
             zeros(session)
 
-        try:
-            self.explained(lambda: self._rest.do(zeros, check_then_write), count)
-        except TimeoutError:
-            self._doubt(offset, bytes(count))
-            raise
+        self.explained(
+            lambda: _do(self._rest, zeros, check_then_write, lambda: self._doubt(offset, bytes(count))), count
+        )
 
     def _check_reach(self, offset: int, end: int) -> None:
         if self._may_be_cut:
@@ -330,13 +324,9 @@ class SftpWriteHandle(_File, WriteHandle):
         except FileNotFoundError as error:
             raise FileFenced(self._name) from error
 
-    def _or_doubt(self, operation: Callable[[], None]) -> None:
-        """If the outcome stays unknown, write nothing more: it could be carried out late, and destroy that."""
-        try:
-            operation()
-        except TimeoutError:
-            self._may_be_cut = True
-            raise
+    def _give_up(self) -> None:
+        """Write nothing more: what was sent could be carried out late, and destroy that."""
+        self._may_be_cut = True
 
     def explained(self, operation: Callable[[], None], length: int) -> None:
         """Find out what "failure" means: on a full disk, that the disk is full."""
@@ -362,6 +352,31 @@ class SftpWriteHandle(_File, WriteHandle):
 
 def _nothing() -> None:
     pass
+
+
+def _do(
+    channel: Channel[Session],
+    operation: Callable[[Session], None],
+    again: Callable[[Session], None],
+    doubt: Callable[[], None],
+) -> None:
+    """Do what `Channel.do` does, and call `doubt` if it fails with what was sent before perhaps still to come.
+
+    That is so after every error of `again`, whatever it is: without hard links, a file cannot even be opened again.
+    """
+    interrupted = False
+
+    def once_more(session: Session) -> None:
+        nonlocal interrupted
+        interrupted = True
+        again(session)
+
+    try:
+        channel.do(operation, once_more)
+    except OSError as error:
+        if interrupted or outcome_unknown(error):
+            doubt()
+        raise
 
 
 def open_regular(session: Session, path: str, name: str, flags: int) -> Handle:

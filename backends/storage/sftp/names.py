@@ -10,12 +10,12 @@ import random
 from collections.abc import Callable
 
 from backends.storage.base import TEMPORARY
-from backends.storage.channel import Channel, Disconnected
+from backends.storage.channel import Channel, Disconnected, outcome_unknown
 from backends.storage.sftp.connection import Connection
 from backends.storage.sftp.files import SftpWriteHandle
 from backends.storage.sftp.hidden import is_open_name, is_trash_name, open_name, trash_name
 from backends.storage.sftp.packets import READ, Attributes, Failure, times_only
-from backends.storage.sftp.session import LINK, Session
+from backends.storage.sftp.session import LINK, Session, SyncFailed
 
 _KEPT = "snapshot"
 """Begins the temporary names that a take-over leaves: a compaction may have one that waits to be published. The name
@@ -33,9 +33,8 @@ class Names:
         self._trash: tuple[Connection, str] | None = None
         self._in_doubt: set[str] = set()
         """Temporary names whose renaming may still be carried out. They are removed before anything else is done."""
-        self._unsynced: dict[str, Attributes] = {}
-        """The new names since the last `sync`, and what they were given to."""
-        self._unsynced_on: Connection | None = None
+        self._unsynced: dict[str, tuple[Connection, Attributes]] = {}
+        """The new names since the last `sync`: on which connection they were given, and to what."""
         self._open: dict[str, SftpWriteHandle] = {}
         self._own: set[str] = set()
         """The hidden names of this process."""
@@ -107,9 +106,11 @@ class Names:
         except OSError as error:
             if error.errno not in (errno.EREMOTEIO, errno.EOPNOTSUPP, errno.EACCES):
                 raise
-            if self._rest.do(lambda session: session.attributes_or_none([self._at(new)]))[0] is not None:
+            if self._rest.do(lambda session: session.attributes_or_none([self._at(new)]))[0] is None:
+                return False
+            if not self._rest.do(lambda session: self._same(session, old, new)):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from None
-            return False
+            self._rest.do(lambda session: self._renamed(session, new))  # the first request came late, just now
         return True
 
     def _same(self, session: Session, old: str, new: str) -> bool:
@@ -201,8 +202,9 @@ class Names:
         """If the outcome stays unknown, the old name is removed before another name is changed."""
         try:
             operation()
-        except TimeoutError:
-            self._in_doubt.add(old)
+        except OSError as error:
+            if outcome_unknown(error):
+                self._in_doubt.add(old)
             raise
 
     def _fence(self, session: Session) -> None:
@@ -299,15 +301,13 @@ class Names:
     # Durability
 
     def _renamed(self, session: Session, new: str) -> None:
-        self._unsynced[new] = session.attributes(self._at(new))
-        self._unsynced_on = session.connection
+        self._unsynced[new] = session.connection, session.attributes(self._at(new))
 
     def sync(self) -> None:
         """Make every change of a name until now durable."""
 
         def sync(session: Session) -> None:
-            if self._unsynced and self._unsynced_on is not session.connection:
-                self._check_unchanged(session)
+            self._check_unchanged(session)
             if self.can_sync_directory(session):
                 session.sync_directory(self._directory)
             else:
@@ -320,11 +320,12 @@ class Names:
 
     def _check_unchanged(self, session: Session) -> None:
         """After a reconnect: the server may have restarted, and lost a new name that was not durable yet."""
-        now = session.attributes_or_none([self._at(new) for new in self._unsynced])
-        for (new, before), after in zip(self._unsynced.items(), now, strict=True):
+        earlier = {new: was for new, (on, was) in self._unsynced.items() if on is not session.connection}
+        now = session.attributes_or_none([self._at(new) for new in earlier]) if earlier else []
+        for (new, before), after in zip(earlier.items(), now, strict=True):
             if after is None or (after.size, after.modified) != (before.size, before.modified):
                 raise OSError(errno.EIO, "the connection broke, and the server has lost the file's new name", new)
-        self._unsynced_on = session.connection
+            self._unsynced[new] = session.connection, before
 
     def _sync_file(self, session: Session, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):  # renamed or removed again meanwhile
@@ -339,7 +340,7 @@ class Names:
                 session.sync_directory(self._directory)
             except FileNotFoundError:
                 return False
-            except Disconnected:
+            except (Disconnected, SyncFailed):
                 raise
             except OSError:
                 self._syncs_directory = False

@@ -4,6 +4,7 @@ import fcntl
 import os
 import select
 import shutil
+import signal
 import subprocess
 import time
 from contextlib import suppress
@@ -11,6 +12,7 @@ from contextlib import suppress
 from backends.storage.channel import Disconnected
 from backends.storage.sftp.address import Address
 from backends.storage.sftp.sentences import NO_SSH, software_in, why_it_failed
+from backends.storage.sftp.starter import start_ssh
 
 _MAX_WORDS = 1 << 15
 """Bytes of what `ssh` says that are kept."""
@@ -32,12 +34,8 @@ class SshProcess:
         program = shutil.which("ssh")
         if program is None:
             raise Disconnected(NO_SSH)
-        command = [program, *_options(address, until), *address.arguments(), "sftp"]
-        pipe = subprocess.PIPE
         try:
-            self._process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, start_new_session=True, env=_environment()
-            )
+            self._process = start_ssh([program, *_options(address, until), *address.arguments(), "sftp"])
         except OSError as error:
             raise Disconnected(f"{program} cannot be started: {error.strerror}") from error
         _running.add(self._process)
@@ -97,7 +95,8 @@ class SshProcess:
     def end(self) -> None:
         """End the process and give back everything that it used. Never raises."""
         with suppress(OSError):
-            self._process.kill()
+            if self._process.poll() is None:  # with what it runs to get through to the server: a ProxyCommand
+                os.killpg(self._process.pid, signal.SIGKILL)
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
                 with suppress(OSError):
@@ -150,9 +149,3 @@ def _options(address: Address, until: float) -> list[str]:
         "RequestTTY=no",
     ]
     return ["-s", *(word for option in options for word in ("-o", option))]
-
-
-def _environment() -> dict[str, str]:
-    """The environment without what would let `ssh` open a window and ask there."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
-    return {**kept, "SSH_ASKPASS_REQUIRE": "never"}

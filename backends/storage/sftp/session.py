@@ -18,6 +18,7 @@ from backends.storage.sftp.packets import (
     NO_ATTRIBUTES,
     READ,
     Attributes,
+    Failure,
     Kind,
     Unpacker,
     long,
@@ -43,6 +44,10 @@ _ENDLESS = 1 << 60
 """Bytes of space to assume where the server does not tell."""
 
 Handle = bytes
+
+
+class SyncFailed(OSError):
+    """A sync of a directory failed: its names may be lost."""
 
 
 class Session:
@@ -226,10 +231,13 @@ class Session:
                 raise Malformed(f"the server's listing of a directory does not end ({len(found)} names)")
 
     def sync_directory(self, directory: str) -> None:
-        """Make every change of names in a directory durable. Raises OSError where the server opens no directories."""
+        """Make every change of names in a directory durable. Raises OSError where the server does not do that, and
+        SyncFailed where it does, but could not."""
         handle = self.open(directory, READ)
         try:
             self.sync(handle, directory)
+        except Failure as error:  # "not supported" and "invalid" have numbers of their own
+            raise SyncFailed(error.errno, error.strerror, directory) from error
         finally:
             self.forget(handle)
 
