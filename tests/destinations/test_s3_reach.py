@@ -17,7 +17,7 @@ from backends.storage.s3.bucket import bucket_of
 from backends.storage.s3.client import Clients
 from backends.storage.s3.credentials import credentials_for
 from backends.storage.s3.faults import answer_of, error_of
-from backends.urls import BadURL, parse_url, quote
+from backends.urls import BadURL, parse_url
 from tests.destinations.buckets import Proxied, store_at
 from tests.destinations.conftest import WorldAt
 from tests.destinations.fault_proxy import Treatment, status
