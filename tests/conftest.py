@@ -49,14 +49,14 @@ _work_where_it_lasts()
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
-    """Three workers for two cores, with `-n auto`: tests wait for disks, servers and deadlines for a third of their
+    """Four workers for two cores, with `-n auto`: tests wait for disks, servers and deadlines for a good part of their
     time.
 
     None, so that xdist decides, if its own variable is set.
     """
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
-    return len(os.sched_getaffinity(0)) * 3 // 2 or 1
+    return len(os.sched_getaffinity(0)) * 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

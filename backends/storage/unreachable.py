@@ -41,10 +41,7 @@ def _nothing_at(place: str, storage: Storage) -> str:
             f"there is no backup at {place}: is the disk or share that holds it mounted, and is the name right? "
             "Nothing was changed; mount it, or correct the URL, then try again"
         )
-    return (
-        f"there is no backup at {place}: is the URL right and, on a server of your own, the disk that holds it "
-        "mounted? Nothing was changed; correct that, then try again"
-    )
+    return f"there is no backup at {place}: is the URL right? Nothing was changed; correct the URL, then try again"
 
 
 def closed_to_us(storage: Storage) -> list[Closed]:
