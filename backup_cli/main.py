@@ -72,6 +72,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code. Every error is shown as one sentence; a traceback is a bug."""
+    _load(sys.argv[1:] if arguments is None else arguments)
     interrupts.listen()
     _open_missing_streams()
     try:
@@ -86,6 +87,13 @@ def main(arguments: list[str] | None = None) -> None:
         signal.signal(last, signal.SIG_DFL)  # it stopped as failed
         os.kill(os.getpid(), last)
     sys.exit(code)
+
+
+def _load(typed: list[str]) -> None:
+    """Import what was typed, or for an overview all commands, while Ctrl-C still ends the process without a word."""
+    context = click.Context(cli)
+    for name in [word for word in typed if word in COMMANDS][:1] or COMMANDS:
+        cli.get_command(context, name)
 
 
 def _open_missing_streams() -> None:

@@ -39,8 +39,8 @@ class BucketPlace(Place):
             there = self._storage.exists()
         if not there:
             raise Unreachable(
-                f"there is no backup at {self.describe()}. Is that the right bucket, prefix and endpoint? (Nothing has "
-                "to be mounted for it.) Nothing was changed; correct the URL, then try again",
+                f"there is no backup at {self.describe()}: is the URL right (bucket, prefix, endpoint)? Nothing "
+                "was changed; correct the URL, then try again",
                 clause="the bucket holds no such backup",
             )
 

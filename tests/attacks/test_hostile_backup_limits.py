@@ -379,7 +379,7 @@ def test_interrupt_while_modules_are_loaded_ends_without_a_traceback() -> None:
         "import os, signal, sys\n"
         "class Interrupting:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'backup_cli.as_owner':\n"
+        "        if name == 'backup_cli.commands.verify':\n"
         "            os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.meta_path.insert(0, Interrupting())\n"
         "sys.argv = ['/bin/backup-cli', 'verify', 'file:///nowhere']\n"

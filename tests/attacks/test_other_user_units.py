@@ -59,7 +59,7 @@ class Machine:
     @property
     def figures(self) -> Path:
         """The metrics file that the node's half writes and the publishing half reads."""
-        name = re.search(r"\$RUNTIME_DIRECTORY/(\w+)\"", self._lines("backup-metrics@.service")[0])
+        name = re.search(r"\$RUNTIME_DIRECTORY/(\w+)\" \|\|", self._lines("backup-metrics@.service")[0])
         assert name is not None
         return self.runtime / name[1]
 

@@ -162,4 +162,4 @@ def test_ctrl_c_while_modules_are_loaded_prints_no_traceback(delay: float) -> No
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode in (0, 130, -signal.SIGINT)
-    assert said in ("", "\nstopped; the unfinished work was undone, and nothing that was there before has changed\n")
+    assert said == ""
