@@ -99,6 +99,11 @@ class Channel(Generic[_Server]):
         """Carry out this operation before the next one. Does not wait for it."""
         self._later.append(operation)
 
+    @property
+    def is_down(self) -> bool:
+        """Whether the connection broke and is not made again yet: another call may wait for all of its time in vain."""
+        return self._broken is not None
+
     def forget(self) -> None:
         """Drop everything that is known about the server, because it has changed. The next call connects again."""
         with self._one_at_a_time:

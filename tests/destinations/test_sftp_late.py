@@ -396,6 +396,25 @@ def test_names_that_dead_writers_left_are_removed_at_a_take_over(server: SftpSer
     assert hidden(url) == []
 
 
+def test_writer_whose_commit_got_no_answer_closes_at_once_and_its_hidden_names_are_removed_later(
+    server: SftpServer, url: str
+) -> None:
+    """It asked the server to remove the hidden name of each open file, and waited for the whole timeout each time."""
+    writer, history = created(opener(url))().open(silent, "session"), History(1)
+    writer.append(change(history.first()))
+    writer._segments.prepare()
+    with frozen([server.everything()[0], *server.sessions()]):
+        with pytest.raises(BackupError, match="not answered in time"):
+            writer.append(change(history.note()))
+        began = time.monotonic()
+        writer.close()
+        assert time.monotonic() - began < TIMEOUT / 5
+    assert len(hidden(url)) == 2
+    put(writer.storage, "a.tmp", b"text")
+    writer.storage.rename("a.tmp", "a")  # the next change of a name in this process
+    assert hidden(url) == []
+
+
 def test_reader_goes_on_after_a_reconnect_and_never_in_another_file(
     server: SftpServer, storage: SftpStorage, url: str
 ) -> None:

@@ -143,6 +143,23 @@ def test_server_frozen_beyond_the_timeout_stops_the_node_and_the_next_start_goes
     world.assert_restored_equals_the_nodes()
 
 
+def test_plugin_whose_server_does_not_answer_ends_without_a_second_timeout(
+    server: OpenSsh, world_at: WorldAt, history: History
+) -> None:
+    """lightningd aborts when the commit is refused. Then the plugin may wait 5 seconds for its maintenance thread."""
+    timeout = 10
+    world = world_at(server.url("lightning.bkp", timeout=str(timeout))).init()
+    with world.node() as node:
+        node.play([history.first(), *history.notes(3)])
+        plugin = node.wire.process
+        with frozen(server.everything()):
+            began = time.monotonic()
+            with pytest.raises(Refused, match="not answered in time"):
+                node.db_write(history.note())
+            assert plugin.poll() is not None
+            assert timeout - 1 < time.monotonic() - began < timeout + 8
+
+
 @LONG
 def test_two_nodes_over_sftp_lose_nothing_acknowledged(kind: str, places: Places, tmp_path: Path) -> None:
     url = places.url(kind)

@@ -293,6 +293,11 @@ class SftpWriteHandle(_File, WriteHandle):
 
     # The file on the server
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether a connection to the file's server is down: asking it for anything may take the whole timeout."""
+        return self._commits.is_down or self._rest.is_down
+
     def prepare(self) -> None:
         """Open the file on the connection for commits while its path is known, so that the first commit need not."""
         self._commits.do(lambda session: self._for_commits.use(session, self._open))

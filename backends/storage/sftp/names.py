@@ -32,7 +32,8 @@ class Names:
         self._rest, self._directory = rest, directory
         self._trash: tuple[Connection, str] | None = None
         self._in_doubt: set[str] = set()
-        """Temporary names whose renaming may still be carried out. They are removed before anything else is done."""
+        """Names to be removed before anything else is done: temporary ones whose renaming may still be carried out, and
+        hidden ones of files that were closed while the server did not answer."""
         self._unsynced: dict[str, tuple[Connection, Attributes]] = {}
         """The new names since the last `sync`: on which connection they were given, and to what."""
         self._open: dict[str, SftpWriteHandle] = {}
@@ -193,6 +194,9 @@ class Names:
 
         def drop() -> None:
             self._own.discard(hidden)
+            if handle.is_cut_off:  # a node whose commit got no answer ends: it must not wait once more for each file
+                self._in_doubt.add(hidden)
+                return
             with contextlib.suppress(OSError):
                 self.remove_once(hidden)
 
