@@ -7,7 +7,7 @@ import errno
 import time
 from collections.abc import Iterable, Sequence
 
-from backends.storage.base import Space
+from backends.storage.base import UNKNOWN_SPACE, Space
 from backends.storage.channel import Disconnected, Malformed
 from backends.storage.pieces import SECTOR, piece
 from backends.storage.sftp.address import Address
@@ -39,9 +39,6 @@ _MOST = (1 << 18) - (1 << 10)
 
 _WINDOW = 1 << 20
 """How many bytes are asked for at once, or sent before the answers are waited for."""
-
-_ENDLESS = 1 << 60
-"""Bytes of space to assume where the server does not tell."""
 
 Handle = bytes
 
@@ -266,10 +263,10 @@ class Session:
         """The space of the filesystem that holds a directory."""
         if not self.offers(_SPACE):
             self.followed(directory)
-            return Space(_ENDLESS, _ENDLESS)
+            return UNKNOWN_SPACE
         answer = self._extended(_SPACE, path(directory), directory)
         _, unit, total, _, available = (answer.long() for _ in range(5))
-        return Space(min(unit * available, _ENDLESS), min(unit * total, _ENDLESS))
+        return Space(min(unit * available, UNKNOWN_SPACE.free), min(unit * total, UNKNOWN_SPACE.total))
 
     def round_trip(self) -> float:
         """Seconds that the server takes to answer: the best of a few tries."""
