@@ -106,10 +106,8 @@ class NfsWriteHandle(_File, WriteHandle):
 
     def extend(self, offset: int, length: int) -> None:
         end = offset + length
-        while offset < end:
-            count = min(_ZEROS, end - offset)
-            self._write_zeros(offset, count)
-            offset += count
+        for start in range(offset, end, _ZEROS):
+            self._write_zeros(start, min(_ZEROS, end - start))
 
     def _write_zeros(self, offset: int, count: int) -> None:
         handle = self.handle

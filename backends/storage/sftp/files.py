@@ -35,8 +35,8 @@ _Result = TypeVar("_Result")
 class _Opened:
     """A file that is open on the current connection of one channel."""
 
-    def __init__(self, channel: Channel[Session], name: str) -> None:
-        self._channel, self._name = channel, name
+    def __init__(self, channel: Channel[Session]) -> None:
+        self._channel = channel
         self._where: tuple[Connection, Handle] | None = None
 
     def use(self, session: Session, open_again: Callable[[Session], Handle]) -> Handle:
@@ -84,7 +84,7 @@ class SftpReadHandle(_File, ReadHandle):
     def __init__(self, channel: Channel[Session], path: str, name: str) -> None:
         super().__init__(name)
         self._channel, self._path = channel, path
-        self._opened = _Opened(channel, name)
+        self._opened = _Opened(channel)
         self._identity: bytes | None = None
         self._do(lambda session, handle: None)
 
@@ -138,7 +138,7 @@ class SftpWriteHandle(_File, WriteHandle):
         """A path that is certain to be this file's; None if there is none. It is used after a reconnect."""
         self.when_closed: Callable[[], None] = _nothing
         self._commits, self._rest = commits, rest
-        self._for_commits, self._for_rest = _Opened(commits, name), _Opened(rest, name)
+        self._for_commits, self._for_rest = _Opened(commits), _Opened(rest)
         self._unsynced: list[tuple[Connection, int, bytes | None]] = []
         self._unsynced_bytes = 0
         self._settled = 0
@@ -253,10 +253,8 @@ class SftpWriteHandle(_File, WriteHandle):
 
     def extend(self, offset: int, length: int) -> None:
         end = offset + length
-        while offset < end:
-            count = min(_ZEROS, end - offset)
-            self._write_zeros(offset, count)
-            offset += count
+        for start in range(offset, end, _ZEROS):
+            self._write_zeros(start, min(_ZEROS, end - start))
 
     def _write_zeros(self, offset: int, count: int) -> None:
         self._check_open()
