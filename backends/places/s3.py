@@ -46,7 +46,7 @@ class BucketPlace(Place):
 
     def check_writable(self) -> None:
         """Refuse a store that does not keep conditions: tried for all of them before a backup is made, and again, with
-        one request, before a backup is written to."""
+        one put that must be refused, before a backup is written to."""
         if self._probed:
             return
         with reaching(self._storage):

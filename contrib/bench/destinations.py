@@ -79,11 +79,9 @@ def contestants(places: Places) -> list[Contestant]:
         Contestant("two members", partial(make_members, names=("one", "two"))),
         Contestant("encrypted", partial(make_backup, encrypted=True)),
         Contestant("nfs", at("nfs41")),
-        Contestant("sftp", lambda node: _make(node, places.url("openssh")), lambda _, __: _bare_sftp(places), 0.2),
-        Contestant("s3", lambda node: _make(node, places.url("s3")), lambda _, __: _bare_bucket(places), 0.5),
-        Contestant(
-            "postgres", lambda node: _make(node, places.url("postgres")), lambda _, __: _bare_table(places), 0.5
-        ),
+        Contestant("sftp", at("openssh"), lambda _, __: _bare_sftp(places), 0.2),
+        Contestant("s3", at("s3"), lambda _, __: _bare_bucket(places), 0.5),
+        Contestant("postgres", at("postgres"), lambda _, __: _bare_table(places), 0.5),
     ]
 
 

@@ -1,23 +1,21 @@
-"""A TCP proxy in front of an NFS server: it counts calls, and can cut connections at the worst moment."""
+"""A TCP proxy in front of a server; and one for NFS, which counts calls and can cut connections at the worst moment."""
 
 import socket
 import struct
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 
 
-class Proxy:
-    """Listens on `port` of the loopback and passes everything on to `target`."""
+class TcpProxy(ABC):
+    """Listens on `port` of the loopback; what it passes on to the port `target`, and how, is up to `_pass_on`."""
 
     def __init__(self, target: int) -> None:
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        self.calls = 0
         self.connections = 0
-        self.before: Callable[[bytes], str] = lambda message: ""
-        """Decides for each call: "" passes it on, "drop" cuts before it, "answerless" once the server has done it."""
         self._live: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -30,7 +28,7 @@ class Proxy:
         """Cut every connection."""
         live, self._live = self._live, []
         for each in live:
-            _end(each)
+            end(each)
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -43,9 +41,26 @@ class Proxy:
                     continue
                 self.connections += 1
                 self._live += [client, server]
-                mute, answered = threading.Event(), threading.Event()
-                threading.Thread(target=self._forward, args=(client, server, mute, answered), daemon=True).start()
-                threading.Thread(target=self._back, args=(client, server, mute, answered), daemon=True).start()
+                self._pass_on(client, server)
+
+    @abstractmethod
+    def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
+        """Begin to pass on what comes from either side, in threads."""
+
+
+class Proxy(TcpProxy):
+    """In front of an NFS server."""
+
+    def __init__(self, target: int) -> None:
+        self.calls = 0
+        self.before: Callable[[bytes], str] = lambda message: ""
+        """Decides for each call: "" passes it on, "drop" cuts before it, "answerless" once the server has done it."""
+        super().__init__(target)
+
+    def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
+        mute, answered = threading.Event(), threading.Event()
+        threading.Thread(target=self._forward, args=(client, server, mute, answered), daemon=True).start()
+        threading.Thread(target=self._back, args=(client, server, mute, answered), daemon=True).start()
 
     def _forward(
         self, client: socket.socket, server: socket.socket, mute: threading.Event, answered: threading.Event
@@ -55,8 +70,8 @@ class Proxy:
             while data := client.recv(1 << 20):
                 waiting += data
                 while len(waiting) >= 4 and len(waiting) >= 4 + (_length(waiting)):
-                    end = 4 + _length(waiting)
-                    message, waiting = waiting[:end], waiting[end:]
+                    stop = 4 + _length(waiting)
+                    message, waiting = waiting[:stop], waiting[stop:]
                     self.calls += 1
                     what = self.before(message)
                     if what == "answerless":
@@ -66,10 +81,10 @@ class Proxy:
                     if what == "answerless":
                         answered.wait(10)
                     if what:
-                        _end(client)
-                        _end(server)
+                        end(client)
+                        end(server)
                         return
-        _end(server)
+        end(server)
 
     def _back(
         self, client: socket.socket, server: socket.socket, mute: threading.Event, answered: threading.Event
@@ -80,14 +95,15 @@ class Proxy:
                     answered.set()
                 else:
                     client.sendall(data)
-        _end(client)
+        end(client)
 
 
 def _length(message: bytes) -> int:
     return int(struct.unpack(">I", message[:4])[0] & 0x7FFFFFFF)
 
 
-def _end(each: socket.socket) -> None:
+def end(each: socket.socket) -> None:
+    """Cut a connection."""
     with suppress(OSError):
         each.shutdown(socket.SHUT_RDWR)
     each.close()

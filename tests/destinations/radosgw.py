@@ -168,9 +168,7 @@ class Environment:
     _OF_SDK = ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION")
 
     def __init__(self, directory: Path) -> None:
-        credentials = directory / "credentials"
-        credentials.write_text(f"[default]\naws_access_key_id = {KEYS.key_id}\naws_secret_access_key = {KEYS.secret}\n")
-        credentials.chmod(0o600)
+        credentials = write_credentials(directory / "credentials", KEYS)
         names = ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", *self._OF_SDK)
         self._before = {name: os.environ.get(name) for name in names}
         for name in self._OF_SDK:

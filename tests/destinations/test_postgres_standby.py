@@ -11,22 +11,44 @@ import pytest
 from backends.storage.objects.store import Exists
 from backends.storage.postgres.errors import Disconnected, Lost
 from backends.storage.postgres.store import PostgresStore
-from tests.destinations.postgres import DATABASE, ROLE, SCHEMA, PostgresCluster
+from tests.destinations.postgres import DATABASE, ROLE, SCHEMA, PostgresCluster, Server
 from tests.destinations.postgres_fixtures import SHORT, Attempt, StoreMaker, believed, cluster, store, store_of, waiting
 from tests.destinations.tools import wait_until
 
 __all__ = ["cluster", "store", "store_of"]
 
 
-def visible(cluster: PostgresCluster, store: PostgresStore, key: str) -> bool:
-    """Whether everybody sees that row on the primary now."""
+def visible(server: Server, store: PostgresStore, key: str) -> bool:
+    """Whether everybody sees that row on this server now."""
     path = f"{name_of(store)}/{key}"
-    return cluster.primary.sql(f"SELECT count(*) FROM {SCHEMA}.objects WHERE key = '{path}'", DATABASE) == "1"
+    return server.sql(f"SELECT count(*) FROM {SCHEMA}.objects WHERE key = '{path}'", DATABASE) == "1"
 
 
 def name_of(store: PostgresStore) -> str:
     """The name of the backup in the URL."""
     return store.describe().rpartition("/")[2]
+
+
+def commit_without_standby(cluster: PostgresCluster, store: PostgresStore) -> tuple[Attempt, str]:
+    """Stop the standby and create a row, which waits for it; the attempt, and the server's process that waits."""
+    cluster.standby.stop()
+    attempt = Attempt(lambda: store.create("data/1", b"one"))
+    return attempt, waiting(cluster)
+
+
+def wait_for_row(cluster: PostgresCluster, store: PostgresStore) -> None:
+    """Wait until everybody sees that row on the primary."""
+    wait_until(lambda: visible(cluster.primary, store, "data/1"), "the row")
+
+
+def assert_waits(attempt: Attempt) -> None:
+    assert attempt.is_alive(), "it was confirmed without a standby"
+
+
+def assert_confirmed_with_standby(cluster: PostgresCluster, store: PostgresStore, attempt: Attempt) -> None:
+    """Start the standby: now the attempt ends, and the row is its own."""
+    cluster.standby.start()
+    assert attempt.outcome() == store.get("data/1").version
 
 
 def test_commit_without_standby_waits_and_then_names_what_is_missing(
@@ -39,7 +61,7 @@ def test_commit_without_standby_waits_and_then_names_what_is_missing(
     with pytest.raises(TimeoutError, match="no standby is connected to it, and a commit waits for one"):
         store.create("data/1", b"one")
     assert SHORT - 1.5 < time.monotonic() - began < SHORT + 1
-    assert not visible(cluster, store, "data/1")
+    assert not visible(cluster.primary, store, "data/1")
     cluster.standby.start()
     assert Attempt(lambda: store_of().create("data/2", b"two")).outcome()
 
@@ -57,9 +79,7 @@ def test_commit_whose_standby_hangs_is_given_up_in_time(cluster: PostgresCluster
 
 
 def test_standby_that_comes_back_ends_the_wait(cluster: PostgresCluster, store: PostgresStore) -> None:
-    cluster.standby.stop()
-    attempt = Attempt(lambda: store.create("data/1", b"one"))
-    waiting(cluster)
+    attempt, _ = commit_without_standby(cluster, store)
     cluster.standby.start()
     version = attempt.outcome()
     assert store.get("data/1").version == version
@@ -75,85 +95,73 @@ def test_wait_cut_off_by_administrator_is_neither_confirmed_nor_believed(
         cluster.primary.sql(f"ALTER ROLE {ROLE} SET {setting}")
     store = store_of()
     store.get("backup")
-    cluster.standby.stop()
-    attempt = Attempt(lambda: store.create("data/1", b"one"))
-    cluster.primary.sql(f"SELECT pg_{how}_backend({waiting(cluster)})")
-    wait_until(lambda: visible(cluster, store, "data/1"), "the row")
+    attempt, process = commit_without_standby(cluster, store)
+    cluster.primary.sql(f"SELECT pg_{how}_backend({process})")
+    wait_for_row(cluster, store)
     time.sleep(0.3)
-    assert attempt.is_alive(), "it was confirmed without a standby"
+    assert_waits(attempt)
     assert not believed(store_of(SHORT), "data/1")
     with pytest.raises(TimeoutError):
         list(store_of(SHORT).list("data/"))
-    assert attempt.is_alive(), "it was confirmed without a standby"
-    cluster.standby.start()
-    assert attempt.outcome() == store.get("data/1").version
+    assert_waits(attempt)
+    assert_confirmed_with_standby(cluster, store, attempt)
 
 
 def test_wait_that_ends_because_the_standbys_are_unconfigured_is_not_confirmed(
     cluster: PostgresCluster, store: PostgresStore
 ) -> None:
     """Whoever empties synchronous_standby_names, as Patroni does by itself, ends all waits without any warning."""
-    cluster.standby.stop()
-    attempt = Attempt(lambda: store.create("data/1", b"one"))
-    waiting(cluster)
+    attempt, _ = commit_without_standby(cluster, store)
     cluster.primary.set("synchronous_standby_names", "")
-    wait_until(lambda: visible(cluster, store, "data/1"), "the row")
+    wait_for_row(cluster, store)
     time.sleep(1)
-    assert attempt.is_alive(), "it was confirmed without a standby"
+    assert_waits(attempt)
     cluster.primary.set("synchronous_standby_names", cluster.standby.name)
     time.sleep(0.5)
-    assert attempt.is_alive(), "it was confirmed without a standby"
-    cluster.standby.start()
-    assert attempt.outcome() == store.get("data/1").version
+    assert_waits(attempt)
+    assert_confirmed_with_standby(cluster, store, attempt)
 
 
 def test_standbys_unconfigured_and_configured_again_within_one_commit_is_not_confirmed(
     cluster: PostgresCluster, store: PostgresStore
 ) -> None:
     """The session is frozen meanwhile: when it looks, the names are as before, and only the time tells."""
-    cluster.standby.stop()
-    attempt = Attempt(lambda: store.create("data/1", b"one"))
-    process = int(waiting(cluster))
-    os.kill(process, signal.SIGSTOP)
+    attempt, process = commit_without_standby(cluster, store)
+    os.kill(int(process), signal.SIGSTOP)
     cluster.primary.set("synchronous_standby_names", "")
     time.sleep(0.3)  # the checkpointer lets the waiting go
     cluster.primary.set("synchronous_standby_names", cluster.standby.name)
-    os.kill(process, signal.SIGCONT)
-    wait_until(lambda: visible(cluster, store, "data/1"), "the row")
+    os.kill(int(process), signal.SIGCONT)
+    wait_for_row(cluster, store)
     time.sleep(0.5)
-    assert attempt.is_alive(), "it was confirmed without a standby"
-    cluster.standby.start()
-    assert attempt.outcome() == store.get("data/1").version
+    assert_waits(attempt)
+    assert_confirmed_with_standby(cluster, store, attempt)
 
 
 def test_primary_killed_and_restarted_alone_is_not_believed(
     cluster: PostgresCluster, store: PostgresStore, store_of: StoreMaker
 ) -> None:
     """After its recovery everybody sees the row whose commit was still waiting."""
-    cluster.standby.stop()
-    attempt = Attempt(lambda: store.create("data/1", b"one"))
-    waiting(cluster)
+    attempt, _ = commit_without_standby(cluster, store)
     cluster.primary.kill()
     cluster.primary.start()
-    wait_until(lambda: visible(cluster, store, "data/1"), "the row")
+    wait_for_row(cluster, store)
     assert not believed(store_of(SHORT), "data/1")
-    assert attempt.is_alive(), "it was confirmed without a standby"
-    cluster.standby.start()
-    assert attempt.outcome() == store.get("data/1").version
+    assert_waits(attempt)
+    assert_confirmed_with_standby(cluster, store, attempt)
 
 
 def test_row_that_only_the_dead_primary_had_is_written_again_on_the_new_one(
     cluster: PostgresCluster, store: PostgresStore, store_of: StoreMaker
 ) -> None:
-    cluster.standby.stop()
-    attempt = Attempt(lambda: store.create("data/1", b"one"))
-    cluster.primary.sql(f"SELECT pg_cancel_backend({waiting(cluster)})")
-    wait_until(lambda: visible(cluster, store, "data/1"), "the row")
+    attempt, process = commit_without_standby(cluster, store)
+    cluster.primary.sql(f"SELECT pg_cancel_backend({process})")
+    wait_for_row(cluster, store)
     cluster.primary.kill()
     cluster.standby.start()
     cluster.fail_over()
     time.sleep(0.5)
-    assert attempt.is_alive(), "it was confirmed without a standby"
+    assert_waits(attempt)
     cluster.join()
     version = attempt.outcome()
     assert store_of().get("data/1").version == version
@@ -173,9 +181,9 @@ def test_ctrl_c_does_not_cancel_the_commit_that_waits(cluster: PostgresCluster, 
         assert process.wait(10) != 0
     time.sleep(0.5)
     assert cluster.primary.waiting()
-    assert not visible(cluster, store, "data/1")
+    assert not visible(cluster.primary, store, "data/1")
     cluster.standby.start()
-    wait_until(lambda: visible(cluster, store, "data/1"), "the row")
+    wait_for_row(cluster, store)
 
 
 # Another server takes over
@@ -218,8 +226,7 @@ def test_old_primary_that_would_confirm_everything_is_not_used_after_the_new_one
     cluster.primary.set("synchronous_standby_names", "")
     store = store_of(SHORT, options="?single-server")
     store.create("backup", b"made")
-    copied = f"SELECT count(*) FROM {SCHEMA}.objects WHERE key = '{name_of(store)}/backup'"
-    wait_until(lambda: cluster.standby.sql(copied, DATABASE) == "1", "a copy")
+    wait_until(lambda: visible(cluster.standby, store, "backup"), "a copy")
     cluster.primary.kill()
     cluster.fail_over()
     cluster.primary.set("synchronous_standby_names", "")
@@ -239,8 +246,7 @@ def test_server_that_took_over_without_the_last_change_is_refused(
     cluster.primary.set("synchronous_standby_names", "")
     store = store_of(options="?single-server")
     store.create("backup", b"made")
-    copied = f"SELECT count(*) FROM {SCHEMA}.objects WHERE key = '{name_of(store)}/backup'"
-    wait_until(lambda: cluster.standby.sql(copied, DATABASE) == "1", "a copy")
+    wait_until(lambda: visible(cluster.standby, store, "backup"), "a copy")
     cluster.standby.stop()
     store.create("data/1", b"on one server only")
     cluster.primary.kill()
@@ -258,14 +264,13 @@ def test_single_server_old_primary_is_not_used_beside_the_new_one(
     cluster.primary.set("synchronous_standby_names", "")
     store = store_of(options="?single-server")
     store.create("backup", b"made")
-    copied = f"SELECT count(*) FROM {SCHEMA}.objects WHERE key = '{name_of(store)}/backup'"
-    wait_until(lambda: cluster.standby.sql(copied, DATABASE) == "1", "a copy")
+    wait_until(lambda: visible(cluster.standby, store, "backup"), "a copy")
     cluster.primary.kill()
     cluster.fail_over()
     cluster.primary.set("synchronous_standby_names", "")
     cluster.standby.start()
     Attempt(lambda: store_of(options="?single-server").create("data/1", b"one")).outcome()
-    assert visible(cluster, store, "data/1")
+    assert visible(cluster.primary, store, "data/1")
 
 
 # Fencing

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 
-from backends.storage.base import FileFenced, ReadHandle, Space, Storage, WriteHandle
+from backends.storage.base import UNKNOWN_SPACE, FileFenced, ReadHandle, Space, Storage, WriteHandle
 from backends.storage.objects.chain import DATA, fence, new_chain
 from backends.storage.objects.names import MARKER, NAMES, OWNER, SMALL, File, Found, Names, is_removed, name_key
 from backends.storage.objects.reading import ChainReadHandle, ContentReadHandle, ReadAhead
@@ -29,7 +29,6 @@ _OF_THE_WRITER = frozenset({MANIFEST, SESSION})
 """The small files that only the backup's one writer publishes."""
 _MAX_BESIDE = 1000
 """The most prefixes that are searched for backups."""
-_UNLIMITED = 1 << 60
 
 SWEEP_AFTER, SWEEP_EVERY = 600.0, 86400.0
 """Seconds from the first commit of a process to its first sweep, and between two sweeps."""
@@ -86,6 +85,11 @@ class ObjectStorage(Storage):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.describe()) from error
         self._made = True
 
+    def _check_made(self) -> None:
+        """Raise FileNotFoundError if there is no backup. Asked once: what was there is not looked for again."""
+        if not self._made and not self.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.describe())
+
     def unmake(self) -> None:
         """Delete the backup's objects; the marker last, so that a killed call can be repeated.
 
@@ -115,7 +119,7 @@ class ObjectStorage(Storage):
 
     def space(self) -> Space:
         self.store.get(MARKER)
-        return Space(_UNLIMITED, _UNLIMITED)
+        return UNKNOWN_SPACE
 
     def directories_with(self, name: str) -> list[str]:
         key = name_key(name)
@@ -143,8 +147,7 @@ class ObjectStorage(Storage):
 
     def create(self, name: str) -> WriteHandle:
         name_key(name)
-        if not self._made and not self.exists():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.describe())
+        self._check_made()
         chain = new_chain()
         self._begun.add(chain)
         self._named[name] = chain
@@ -264,8 +267,7 @@ class ObjectStorage(Storage):
         if len(data) > SMALL:
             super().publish(name, data)
             return
-        if not self._made and not self.exists():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.describe())
+        self._check_made()
         known = self._versions.pop(name, Found(None, None))
         self._versions[name] = self._put(name, File(data, owner=self._owner), known)
         self._owned.add(name)

@@ -62,11 +62,6 @@ class Address:
         return f"postgres://{user}{','.join(map(str, self.hosts))}/{path}{schema}"
 
     @property
-    def table(self) -> str:
-        """The table of objects, quoted for SQL."""
-        return f'"{self.schema}".objects'
-
-    @property
     def checks_server(self) -> bool:
         """Whether TLS makes sure that the server is the one that is meant."""
         return dict(self.tls).get("sslmode") == "verify-full"

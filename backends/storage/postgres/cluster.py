@@ -165,7 +165,7 @@ class Cluster:
                 continue
             try:
                 other = self._reach(host, min(until, time.monotonic() + _ONE_OF_SEVERAL))
-            except (OSError, Disconnected):
+            except OSError:
                 continue
             other.connection.close()
             if other.facts.timeline > session.facts.timeline:

@@ -59,7 +59,7 @@ def probe(store: ObjectStore) -> None:
 
 
 def probe_again(store: ObjectStore) -> None:
-    """One request: whether the store, which holds a backup, still refuses to make an object that is there.
+    """One put: whether the store, which holds a backup, still refuses to make an object that is there.
 
     Raises Unfit, OSError.
     """
