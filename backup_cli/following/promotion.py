@@ -133,29 +133,24 @@ def _finish(
     stored = stored_in(source.places())
     with ignored():
         if position is not None:
-            note = replace(note, released=_released(source.url, directory.copy, position))
+            note = replace(note, released=_released(directory.copy, position))
             directory.write(note, durably=True)  # before the copy loses what says where it is
         released = note.released
         assert released is not None
-        if directory.copy.exists():
+        place, is_renamed = released.position, not directory.copy.exists()
+        if is_renamed:
+            _refuse_changed(directory, released)
+        else:
             node_id = release_followed(directory.copy).node_id
             directory.copy.chmod(0o600)
-            released = _released(source.url, directory.copy, Position(
-                released.data_version, released.sequence, released.checksum
-            ))  # fmt: skip
-            note = replace(note, released=released)
+            note = replace(note, released=_released(directory.copy, place))
             directory.write(note, durably=True)
-            files = put_back(directory.path, stored)
-            if key is not None:
-                write_key(directory.path, key)
+        files = put_back(directory.path, stored)
+        if key is not None:
+            write_key(directory.path, key)
+        if not is_renamed:
             directory.copy.rename(directory.database)
             sync_directory(directory.path)
-        else:
-            _refuse_changed(directory, released)
-            files = put_back(directory.path, stored)
-            if key is not None:
-                write_key(directory.path, key)
-        place = Position(released.data_version, released.sequence, released.checksum)
         set_old_lock_aside(directory.path)
         several = None if source.members is None else source.members.several(directory.path)
         lasting = source.backup.place.durable_url(source.url)
@@ -176,12 +171,11 @@ def _refuse_changed(directory: CopyDirectory, released: Released) -> None:
         )
 
 
-def _released(url: str, path: Path, position: Position) -> Released:
+def _released(path: Path, position: Position) -> Released:
     status = path.stat()
     return Released(
-        url, position.sequence, position.checksum, position.data_version, status.st_ino, status.st_size,
-        status.st_mtime_ns,
-    )  # fmt: skip
+        position.sequence, position.checksum, position.data_version, status.st_ino, status.st_size, status.st_mtime_ns
+    )
 
 
 def _node_id(source: Source) -> str | None:
