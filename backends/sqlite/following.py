@@ -28,7 +28,7 @@ from backends.sqlite.connection import (
 from backends.sqlite.error_text import NOT_UTF8
 from backends.sqlite.replay import Replay
 from backends.sqlite.replay_errors import _DO_NEXT, ReplayFailed
-from backends.sqlite.schema import UnknownObjects, unknown_objects
+from backends.sqlite.schema import unknown_objects
 from backends.sqlite.source import DatabaseState, state_of
 from backends.text import printable
 
@@ -113,10 +113,6 @@ class FollowingCopy(Replay):
             run(self._connection, f"PRAGMA user_version = {_signed(checksum)}")
             self._cursor.execute("COMMIT")  # by the cursor of the changes: see Replay
         self._changes = 0
-
-    def unknown_objects(self) -> UnknownObjects:
-        """What is in the schema that no lightningd makes."""
-        return self._known
 
     def check_next_table(self) -> bool:
         """Check one more table and its indexes, page by page. Returns whether that was the last: then a next pass
