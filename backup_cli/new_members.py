@@ -1,7 +1,7 @@
 """What `init` does for a backup with several members, and what `member-add` shares with it: the checks beforehand, the
 copies, the documents and the node's note."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -15,6 +15,7 @@ from backends.log.format.members import Member, MembersDocument
 from backends.log.reader.opening import read_manifest
 from backends.members.adopting import FIRST_EPOCH
 from backends.members.new_copy import copied_bytes, create_copy, publish_document
+from backends.members.strangers import readable_by_others
 from backends.members.urls import named, split_trailing
 from backends.members.where import mount_point, same_place, share_a_fate
 from backends.node.lockfile import DEFAULT_GRACE, MAX_GRACE, Settings
@@ -57,6 +58,11 @@ class Plan:
         """The members that are copied from the first. None for a backup with one destination, which has no members."""
         return self.members[1:]
 
+    @property
+    def urls(self) -> list[str]:
+        """Where the members are to be."""
+        return [member.url for member in self.members]
+
 
 def planned(urls: Sequence[str], need: int | None, grace: float | None) -> Plan:
     """The backup that these URLs name. Raises UsageError or BadURL for what makes no sense."""
@@ -81,6 +87,13 @@ def planned(urls: Sequence[str], need: int | None, grace: float | None) -> Plan:
             "?trailing)"
         )
     return Plan(tuple(members), need or 1, DEFAULT_GRACE if grace is None else grace)
+
+
+def warn_of_strangers(urls: Iterable[str], remedy: str, *, encrypted: bool) -> None:
+    """Warn if people other than the operator may read a backup at these URLs. `remedy` is as in readable_by_others."""
+    told = None if encrypted else readable_by_others(urls, remedy)
+    if told is not None:
+        warn(told)
 
 
 def _are_the_same(url: str) -> str:

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from backends.errors import install_extra
+from backends.storage.s3.credentials import config_file, credentials_file
 from backends.text import shell_word
 from backends.urls import quote
 
@@ -125,8 +126,8 @@ def ssh_hosts() -> Iterator[str]:
 
 
 def _aws_profiles() -> Iterator[Candidate]:
-    for variable, name in (("AWS_SHARED_CREDENTIALS_FILE", "credentials"), ("AWS_CONFIG_FILE", "config")):
-        for line in _lines(_from_environment(variable, Path(".aws") / name)):
+    for path in (credentials_file(), config_file()):
+        for line in _lines(path):
             section = _SECTION.fullmatch(line)
             if section is not None and _NAME.fullmatch(section[1]):
                 option = "" if section[1] == "default" else f"?profile={section[1]}"
@@ -135,7 +136,7 @@ def _aws_profiles() -> Iterator[Candidate]:
 
 def _postgres_services() -> Iterator[Candidate]:
     service, fields = "", dict[str, str]()
-    for line in (*_lines(_from_environment("PGSERVICEFILE", Path(".pg_service.conf"))), "[]"):
+    for line in (*_lines(_service_file()), "[]"):
         section = _SECTION.fullmatch(line)
         if section is None:
             key, _, value = line.partition("=")
@@ -153,11 +154,11 @@ def _postgres_url(fields: dict[str, str]) -> str:
     return f"postgres://{f'{quote(user)}@' if user else ''}{server}/{quote(database, safe='') or 'DATABASE'}"
 
 
-def _from_environment(variable: str, otherwise: Path) -> Path:
-    given = os.environ.get(variable)
+def _service_file() -> Path:
+    given, name = os.environ.get("PGSERVICEFILE"), ".pg_service.conf"
     with suppress(RuntimeError):  # nobody knows this user's home directory
-        return Path(given) if given else Path.home() / otherwise
-    return Path("/") / otherwise
+        return Path(given) if given else Path.home() / name
+    return Path("/") / name
 
 
 def _lines(path: Path) -> list[str]:

@@ -47,6 +47,11 @@ class Source:
     backup: Backup
     members: "ReadMembers | None" = None
 
+    def places(self) -> list[tuple[str, Backup]]:
+        """This backup and the other members that hold the newest state, each after its URL."""
+        others = [] if self.members is None else [self.members.urls[name] for name in self.members.in_sync]
+        return [(self.url, self.backup), *((url, backup_at(url)) for url in others if url != self.url)]
+
 
 class ReadMembers:
     """The members of one backup that were read, and what was chosen of them. `without` is what the user has typed."""

@@ -160,7 +160,6 @@ def _news(sent: object) -> News:
         number(sent, "changes"),
         perhaps_text(sent, "torn"),
         perhaps_text(sent, "end_unverified"),
-        tuple(texts(sent, "unknown", MAX_TOLD)),
     )
 
 

@@ -69,8 +69,6 @@ class News:
     """Changes replayed in this stretch."""
     torn: str | None
     end_unverified: str | None
-    unknown: tuple[str, ...]
-    """What is in the schema that no lightningd makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +172,6 @@ class _Follower:
             self._changes,
             self._tail.torn,
             self._tail.end_unverified,
-            self._copy.unknown_objects().objects,
         )
 
     def _catch_up(self) -> bool:

@@ -27,8 +27,8 @@ from backends.sqlite.connection import (
 )
 from backends.sqlite.error_text import NOT_UTF8
 from backends.sqlite.replay import Replay
-from backends.sqlite.replay_errors import _DO_NEXT, ReplayFailed
-from backends.sqlite.schema import UnknownObjects, unknown_objects
+from backends.sqlite.replay_errors import creates_unknown, leads_elsewhere
+from backends.sqlite.schema import unknown_objects
 from backends.sqlite.source import DatabaseState, state_of
 from backends.text import printable
 
@@ -114,10 +114,6 @@ class FollowingCopy(Replay):
             self._cursor.execute("COMMIT")  # by the cursor of the changes: see Replay
         self._changes = 0
 
-    def unknown_objects(self) -> UnknownObjects:
-        """What is in the schema that no lightningd makes."""
-        return self._known
-
     def check_next_table(self) -> bool:
         """Check one more table and its indexes, page by page. Returns whether that was the last: then a next pass
         begins. Raises ReplayFailed for a fault: then the file is worthless."""
@@ -160,13 +156,11 @@ class FollowingCopy(Replay):
         if schema != self._schema:
             state = state_of(self._connection)
             if not self._accepts and state.unknown_objects != self._known:
-                makes = f"the change with data version {data_version} creates what no lightningd creates"
-                raise ReplayFailed(f"{makes}: {state.unknown_objects.sentence()}", makes, f". {_DO_NEXT}")
+                raise creates_unknown(data_version, state.unknown_objects)
             self._schema, self._known = schema, state.unknown_objects
         reached = (state or state_of(self._connection)).data_version
         if reached not in (None, data_version):
-            leads = f"the change with data version {data_version} leads to version {reached}"
-            raise ReplayFailed(leads, leads, f"; the backup does not hold what the node did. {_DO_NEXT}")
+            raise leads_elsewhere(data_version, reached)
 
     def _schema_version(self) -> object:
         row = one_row(self._connection, "PRAGMA schema_version")

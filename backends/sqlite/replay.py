@@ -34,7 +34,17 @@ from backends.sqlite.connection import (
 )
 from backends.sqlite.error_text import NOT_UTF8, whole_words
 from backends.sqlite.functions import FunctionRefused
-from backends.sqlite.replay_errors import _ALTERED, _DO_NEXT, MemoryFailed, OutOfTime, ReplayFailed, TooLarge
+from backends.sqlite.replay_errors import (
+    _ALTERED,
+    _DO_NEXT,
+    _NOT_THE_NODES,
+    MemoryFailed,
+    OutOfTime,
+    ReplayFailed,
+    TooLarge,
+    creates_unknown,
+    leads_elsewhere,
+)
 from backends.sqlite.schema import UnknownObjects, unknown_objects
 from backends.sqlite.source import DatabaseState, state_of
 from backends.sqlite.statement_outline import outline
@@ -73,8 +83,6 @@ _FREE_SPACE = 16 << 20
 """Bytes. A disk with more than this free is not full."""
 
 _OF_THIS_MACHINE = (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.BusyError)
-
-_NOT_THE_NODES = f"; the backup does not hold what the node did. {_DO_NEXT}"
 
 
 class Replay:
@@ -280,12 +288,10 @@ class Replay:
         """
         state = state_of(self._connection)
         if self._unknown is not None and state.unknown_objects != self._unknown:
-            makes = f"the change with data version {self._data_version} creates what no lightningd creates"
-            raise ReplayFailed(f"{makes}: {state.unknown_objects.sentence()}", makes, f". {_DO_NEXT}")
+            raise creates_unknown(self._data_version, state.unknown_objects)
         reached = state.data_version or 0
         if reached != self._data_version:
-            leads = f"the change with data version {self._data_version} leads to version {reached}"
-            raise ReplayFailed(leads, leads, _NOT_THE_NODES)
+            raise leads_elsewhere(self._data_version, reached)
 
     def _failed(self, statement: str, error: Exception) -> BackupError:
         if isinstance(error, apsw.FullError) and self._is_at_its_limit():

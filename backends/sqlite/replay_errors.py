@@ -1,12 +1,14 @@
 """How a replay fails, and what a person should do next."""
 
 from backends.errors import BackupError, Unrestorable
+from backends.sqlite.schema import UnknownObjects
 
 _DO_NEXT = (
     "Do not start a node from it; keep every disk, and if the node's own database is intact, stop the node and run: "
     "backup-cli resync"
 )
 
+_NOT_THE_NODES = f"; the backup does not hold what the node did. {_DO_NEXT}"
 
 _ALTERED = (
     "; this backup was altered, or does not come from a node. Do not start a node from it; look for another copy of "
@@ -24,6 +26,18 @@ class ReplayFailed(Unrestorable):
     def __init__(self, what: str, finding: str, advice: str = "", withheld: str = "") -> None:
         super().__init__(what + advice, finding)
         self.what, self.withheld = what, withheld
+
+
+def creates_unknown(data_version: int | None, objects: UnknownObjects) -> ReplayFailed:
+    """The error for the change with this data version: `objects` are in the schema after it, some of them new."""
+    makes = f"the change with data version {data_version} creates what no lightningd creates"
+    return ReplayFailed(f"{makes}: {objects.sentence()}", makes, f". {_DO_NEXT}")
+
+
+def leads_elsewhere(data_version: int | None, reached: int) -> ReplayFailed:
+    """The error for the change with this data version after which the database is at the version `reached`."""
+    leads = f"the change with data version {data_version} leads to version {reached}"
+    return ReplayFailed(leads, leads, _NOT_THE_NODES)
 
 
 class MemoryFailed(BackupError):

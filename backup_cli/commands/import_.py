@@ -14,7 +14,7 @@ from backends.errors import BackupError
 from backends.holder import COMMAND
 from backends.legacy import LegacyBackup, legacy_path
 from backends.log.backup import Backup, StoreSlots
-from backends.members.strangers import ENCRYPT_AT_ONCE, encrypt_later, readable_by_others
+from backends.members.strangers import ENCRYPT_AT_ONCE, encrypt_later
 from backends.members.where import place_warnings
 from backends.node.directory import database_path
 from backends.node.hand_over import hand_over
@@ -37,6 +37,7 @@ from backup_cli.dry_run import dry_run_option, held, tell_steps
 from backup_cli.encrypting import Encrypt, encrypt_option, new_slots, would_open
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.new_key import PLAIN, NewKey, check_new_ciphertext, key_handed_over
+from backup_cli.new_members import warn_of_strangers
 from backup_cli.options import (
     A_PATH,
     lock_steps,
@@ -105,9 +106,7 @@ def import_(
 
 
 def _warn_of_strangers(task: "_Import", remedy: str) -> None:
-    told = None if task.encrypt is not None else readable_by_others([task.url], remedy)
-    if told is not None:
-        warn(told)
+    warn_of_strangers([task.url], remedy, encrypted=task.encrypt is not None)
 
 
 @dataclass(frozen=True, slots=True)

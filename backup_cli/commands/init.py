@@ -14,7 +14,7 @@ from backends.errors import BackupError
 from backends.holder import COMMAND
 from backends.log.backup import Backup
 from backends.log.format.members import Member
-from backends.members.strangers import ENCRYPT_AT_ONCE, encrypt_later, readable_by_others
+from backends.members.strangers import ENCRYPT_AT_ONCE, encrypt_later
 from backends.members.where import place_warnings
 from backends.node.directory import (
     DEFAULT_DIRECTORY,
@@ -51,6 +51,7 @@ from backup_cli.new_members import (
     need_option,
     planned,
     tell_members,
+    warn_of_strangers,
     would_copy,
 )
 from backup_cli.options import (
@@ -111,7 +112,7 @@ def init(
         if there.found not in (Found.CORRUPT, Found.UNREADABLE):  # `_state` refuses these below
             demand_newest(directory, there, in_words(there, database), consent)
         if dry_run:
-            _warn_of_strangers(plan, encrypt is not None, ENCRYPT_AT_ONCE)
+            warn_of_strangers(plan.urls, ENCRYPT_AT_ONCE, encrypted=encrypt is not None)
             steps = [_would_make(directory, plan.first.url), *_would_encrypt(directory, encrypt, there)]
             steps += [*would_attach(directory), *would_copy(plan), *lock_steps(directory, lock_names(plan))]
             tell_steps(steps, as_json)
@@ -173,7 +174,7 @@ def _tell_result(directory: Path, plan: Plan, made: _Made, as_json: bool) -> Non
     say(f"{where} is ready and holds {holds}.")
     tell_members(made.settings.members)
     warn_of_secret(directory, made.node_id, "the database")
-    _warn_of_strangers(plan, made.key is not None, encrypt_later(directory))
+    warn_of_strangers(plan.urls, encrypt_later(directory), encrypted=made.key is not None)
     if made.key is not None:
         made.key.tell(directory)
     if as_json:
@@ -237,12 +238,6 @@ def _tell_place(directory: Path, member: Member, backup: Backup) -> float:
             "faster one would be better; to measure more, run: backup-cli drill URL"
         )
     return latency
-
-
-def _warn_of_strangers(plan: Plan, encrypted: bool, remedy: str) -> None:
-    told = None if encrypted else readable_by_others([member.url for member in plan.members], remedy)
-    if told is not None:
-        warn(told)
 
 
 def _would_encrypt(directory: Path, encrypt: Encrypt | None, there: NodeDatabase) -> list[str]:

@@ -16,7 +16,7 @@ from backends.log.format.members import MAX_MEMBERS, MEMBERS, Member, OutOfSync
 from backends.log.format.records import time_now
 from backends.members.configuring import BEING_ADDED
 from backends.members.new_copy import publish_document
-from backends.members.strangers import encrypt_later, readable_by_others
+from backends.members.strangers import encrypt_later
 from backends.members.urls import is_name, new_name, split_trailing
 from backends.members.where import place_warnings
 from backends.node.lockfile import Settings, write_settings
@@ -30,7 +30,7 @@ from backup_cli.dry_run import dry_run_option, held, tell_steps
 from backup_cli.finding_keys import find_key
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.key_options import KeyOptions, key_options
-from backup_cli.new_members import copy_to, refuse_same_places, tell_members, warn_of_shared_fates
+from backup_cli.new_members import copy_to, refuse_same_places, tell_members, warn_of_shared_fates, warn_of_strangers
 from backup_cli.options import lightning_dir, removed_on_failure
 from backup_cli.ownership import alone, take_over
 from backup_cli.seen_encryption import look_for_encryption
@@ -68,9 +68,7 @@ def member_add(
         refuse_same_places((*there, new), (new,))
         answered(new.url, backup_at(new.url).check_new)
         warn_of_shared_fates((*there, new), (new,))
-        told = None if found.members else readable_by_others([new.url], encrypt_later(directory))
-        if told is not None:
-            warn(told)
+        warn_of_strangers([new.url], encrypt_later(directory), encrypted=bool(found.members))
         if dry_run:
             tell_steps([f"copy the backup to {new.url}, and add it as the member {new.name}"], as_json)
             return

@@ -9,7 +9,6 @@ from typing import NoReturn
 
 import click
 
-from backends import backup_at
 from backends.base import Position
 from backends.change import ahead
 from backends.confined.work import rebuild_backup
@@ -44,7 +43,7 @@ from backup_cli.options import lock_steps, no_limits, set_old_lock_aside, show_s
 from backup_cli.ownership import look, refuse_living_writer, take_over, warn_of_writer, writing
 from backup_cli.replica import warn_of_other_main
 from backup_cli.restore_attached import PutBack, Stored, put_back, secret_is_stored, stored_in, would_put_back
-from backup_cli.restore_members import ReadMembers, source_at, without_option
+from backup_cli.restore_members import ReadMembers, Source, source_at, without_option
 from backup_cli.restore_place import (
     Unfinished,
     existing_at,
@@ -260,11 +259,7 @@ def _stored_beside(order: _Order) -> list[Stored]:
     """What the backup holds of the files that a node needs beside its database; nothing if this is not for a node."""
     if order.target.name != DATABASE:
         return []
-    sources = [] if order.backup is None else [(order.url, order.backup)]
-    if order.members is not None:
-        others = [order.members.urls[name] for name in order.members.in_sync]
-        sources += [(url, backup_at(url)) for url in others if url != order.url]
-    return stored_in(sources)
+    return stored_in([] if order.backup is None else Source(order.url, order.backup, order.members).places())
 
 
 def _rebuilt_from_any(order: _Order, temporary: Path, held: ExitStack) -> tuple[_Order, Rebuilt, Position | None]:

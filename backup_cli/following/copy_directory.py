@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from backends.base import Position
 from backends.errors import BackupError, InUse
 from backends.holder import COMMAND
 from backends.node.directory import DATABASE
@@ -32,13 +33,17 @@ class Released:
     """A copy that has become an ordinary database, and is about to get lightningd's name for it: what the node's side
     must be told, and how the file looked."""
 
-    url: str
     sequence: int
     checksum: int
     data_version: int
     inode: int
     size: int
     mtime_ns: int
+
+    @property
+    def position(self) -> Position:
+        """Where the backup ended, and this copy with it."""
+        return Position(self.data_version, self.sequence, self.checksum)
 
     def is_file(self, path: Path) -> bool:
         """Whether this is that file, and nobody has written to it since."""
@@ -139,7 +144,7 @@ class CopyDirectory:
 def _has_right_types(note: Note) -> bool:
     fields: dict[str, Any] = asdict(note)
     released = fields.pop("released") or {}
-    texts = [fields.pop("backup_id"), fields.pop("url"), released.pop("url", "")]
+    texts = [fields.pop("backup_id"), fields.pop("url")]
     return all(isinstance(each, str) for each in texts) and all(
         type(each) is int for each in (*fields.values(), *released.values())
     )

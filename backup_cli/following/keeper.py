@@ -65,8 +65,6 @@ class Wishes:
     """Seconds from one check of all tables to the next."""
     figures: Path | None = None
     """Where the metrics are written to; None if nowhere."""
-    every: float | None = None
-    """Seconds between two looks; None for what is right for the destination."""
     quiet: bool = False
     """Whether it is not worth a line that the copy is in step."""
 
@@ -152,10 +150,9 @@ class Keeper:
     def _stretch(self, followed: Followed) -> Stretch:
         note = self.note
         assert note is not None
-        every = self._wishes.every
         order = Order(
             once=self._wishes.once,
-            every=followed.backup.place.look_every if every is None else every,
+            every=followed.backup.place.look_every,
             check_due=max(note.checked, note.rebuilt) + self._wishes.check_every,
             check_every=self._wishes.check_every,
             accept_unknown=self._wishes.accepted,

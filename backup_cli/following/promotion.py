@@ -13,7 +13,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backends import backup_at
 from backends.base import Position
 from backends.change import DATABASE_HEADER, is_following
 from backends.confined.work import release_followed
@@ -111,17 +110,13 @@ def _place(position: Position) -> tuple[int, int]:
 def _fenced(source: Source) -> tuple[Position, Source]:
     """Fence every writer of the backup, in each member that counts: from now on nobody else adds anything that he
     acknowledges. Returns where the log ends, and the member where that is."""
-    members = source.members
-    others = [] if members is None else [members.urls[name] for name in members.in_sync]
-    backups = {source.url: source.backup, **{url: backup_at(url) for url in others if url != source.url}}
-    best: tuple[Position, str] | None = None
-    for url, backup in backups.items():
+    best: tuple[Position, Source] | None = None
+    for url, backup in source.places():
         with closing(backup.open(lambda level, line: warn(line))) as writer:
             if best is None or writer.position.sequence > best[0].sequence:
-                best = writer.position, url
+                best = writer.position, Source(url, backup, source.members)
     assert best is not None
-    position, url = best
-    return position, Source(url, backups[url], members)
+    return best
 
 
 def _finish(
@@ -135,32 +130,27 @@ def _finish(
     """The last steps. `position` is where copy and backup end; None if the note knows it, from a promotion that was
     killed."""
     node_id: str | None = None
-    stored = stored_in(_places(source))
+    stored = stored_in(source.places())
     with ignored():
         if position is not None:
-            note = replace(note, released=_released(source.url, directory.copy, position))
+            note = replace(note, released=_released(directory.copy, position))
             directory.write(note, durably=True)  # before the copy loses what says where it is
         released = note.released
         assert released is not None
-        if directory.copy.exists():
+        place, is_renamed = released.position, not directory.copy.exists()
+        if is_renamed:
+            _refuse_changed(directory, released)
+        else:
             node_id = release_followed(directory.copy).node_id
             directory.copy.chmod(0o600)
-            released = _released(source.url, directory.copy, Position(
-                released.data_version, released.sequence, released.checksum
-            ))  # fmt: skip
-            note = replace(note, released=released)
+            note = replace(note, released=_released(directory.copy, place))
             directory.write(note, durably=True)
-            files = put_back(directory.path, stored)
-            if key is not None:
-                write_key(directory.path, key)
+        files = put_back(directory.path, stored)
+        if key is not None:
+            write_key(directory.path, key)
+        if not is_renamed:
             directory.copy.rename(directory.database)
             sync_directory(directory.path)
-        else:
-            _refuse_changed(directory, released)
-            files = put_back(directory.path, stored)
-            if key is not None:
-                write_key(directory.path, key)
-        place = Position(released.data_version, released.sequence, released.checksum)
         set_old_lock_aside(directory.path)
         several = None if source.members is None else source.members.several(directory.path)
         lasting = source.backup.place.durable_url(source.url)
@@ -181,12 +171,11 @@ def _refuse_changed(directory: CopyDirectory, released: Released) -> None:
         )
 
 
-def _released(url: str, path: Path, position: Position) -> Released:
+def _released(path: Path, position: Position) -> Released:
     status = path.stat()
     return Released(
-        url, position.sequence, position.checksum, position.data_version, status.st_ino, status.st_size,
-        status.st_mtime_ns,
-    )  # fmt: skip
+        position.sequence, position.checksum, position.data_version, status.st_ino, status.st_size, status.st_mtime_ns
+    )
 
 
 def _node_id(source: Source) -> str | None:
@@ -194,11 +183,6 @@ def _node_id(source: Source) -> str | None:
         return source.backup.node_id()
     except BackupError:
         return None
-
-
-def _places(source: Source) -> list[tuple[str, Backup]]:
-    others = [] if source.members is None else [source.members.urls[name] for name in source.members.in_sync]
-    return [(source.url, source.backup), *((url, backup_at(url)) for url in others if url != source.url)]
 
 
 def would_promote(directory: CopyDirectory, wishes: Wishes, without: Sequence[str], take_over: bool) -> list[str]:
@@ -216,13 +200,14 @@ def would_promote(directory: CopyDirectory, wishes: Wishes, without: Sequence[st
         if note is None or before.end is None
         else (f" (at version {note.data_version} when it was last noted; the backup is at {before.end.data_version})")
     )
+    places = source.places()
     several = None if source.members is None else source.members.several(directory.path)
     urls = [source.backup.place.durable_url(source.url)] if several is None else several[0].urls
     return [
-        f"take the backup over at {' and '.join(dict(_places(source)))}: a node that still writes to it stops at its "
-        "next change",
+        f"take the backup over at {' and '.join(url for url, _ in places)}: a node that still writes to it stops at "
+        "its next change",
         f"bring the copy {directory.copy} to the end of the backup{behind}",
-        *would_put_back(directory.path, stored_in(_places(source))),
+        *would_put_back(directory.path, stored_in(places)),
         *([] if key is None else [f"write {directory.path / KEY_FILE}, with the key of the backup (mode 0400)"]),
         f"rename {directory.copy.name} to {directory.database.name}",
         *lock_steps(directory.path, " and ".join(urls)),

@@ -7,9 +7,9 @@ restore does.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from backends import backup_at
-from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.format.members import MembersDocument
 from backends.log.reader.opening import read_members as read_document
@@ -44,7 +44,7 @@ class Followed:
         then."""
         if self.document is None or time.monotonic() - self._looked < LOOK_EVERY:
             return True
-        documents, _ = ask_all({name: _question(url) for name, url in self.urls.items()}, _WITHIN)
+        documents, _ = ask_all({name: partial(_document_at, url) for name, url in self.urls.items()}, _WITHIN)
         self._looked = time.monotonic()
         read = {name: document for name, document in documents.items() if document is not None}
         own = read.get(self.name, self.document)
@@ -64,20 +64,8 @@ def followed_at(urls: Sequence[str]) -> Followed:
     return Followed(url, backup_at(url), best.name, best.document, read.urls)
 
 
-def _question(url: str) -> "_Ask":
-    return _Ask(url)
-
-
-class _Ask:
-    """Asks one member for its document; None if it says nothing that counts."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __call__(self) -> MembersDocument | None:
-        backup = backup_at(self._url)
-        try:
-            with reaching(backup.storage):
-                return read_document(backup.storage)
-        except BackupError:
-            return None
+def _document_at(url: str) -> MembersDocument | None:
+    """The document of the member there; None if it has none. Raises BackupError."""
+    backup = backup_at(url)
+    with reaching(backup.storage):
+        return read_document(backup.storage)

@@ -17,41 +17,9 @@ from tests.end_to_end.world import World
 from tests.fake_lightningd import History, committed_version
 
 STARTS = """
-import os, signal, sys
+import sys
 from pathlib import Path
-import apsw
-
-left = 0
-
-def step():
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-class File(apsw.VFSFile):
-    def xWrite(self, *arguments):
-        step()
-        super().xWrite(*arguments)
-    def xSync(self, *arguments):
-        step()
-        super().xSync(*arguments)
-    def xTruncate(self, *arguments):
-        step()
-        super().xTruncate(*arguments)
-
-class Disk(apsw.VFS):
-    def __init__(self):
-        super().__init__("dying", "unix", makedefault=True)
-    def xOpen(self, name, flags):
-        return File("unix", name, flags)
-    def xDelete(self, *arguments):
-        step()
-        super().xDelete(*arguments)
-        step()
-
-import backends.sqlite.connection  # which sets SQLite up again
-disk = Disk()
+from tests.dying_disk import for_each_number_read, step
 from backends.node import files
 replace = files.replace_file
 def replace_file(*arguments, **named):
@@ -62,19 +30,11 @@ import plugin.last_found, plugin.roll_forward, backends.node.sync_point
 plugin.last_found.replace_file = backends.node.sync_point.replace_file = replace_file
 from plugin.before_manifest import before_manifest
 
-for line in sys.stdin:
-    left = int(line)
-    child = os.fork()
-    if not child:
-        start = before_manifest(Path(sys.argv[1]))
-        assert start.left is None, start
-        print(left, flush=True)
-        os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code == -signal.SIGKILL:
-        print("killed", flush=True)
-    elif code:
-        sys.exit(code)
+def start():
+    start = before_manifest(Path(sys.argv[1]))
+    assert start.left is None, start
+
+for_each_number_read(start)
 """
 """One start, killed at its n-th step, for each number that is read: in a new process, but with modules loaded once."""
 
@@ -93,7 +53,7 @@ def starts(directory: Path) -> Iterator[Callable[[int], int | None]]:
             print(steps, file=process.stdin, flush=True)
             said = process.stdout.readline()
             assert said, "a start has failed"
-            return None if said == "killed\n" else int(said)
+            return None if said == "killed\n" else int(said.removeprefix("done "))
 
         try:
             yield start

@@ -53,7 +53,7 @@ def credentials_for(bucket: Bucket) -> Credentials:
     settings = _profile(asked or "default")
     if asked and settings is None:
         raise BackupError(
-            f"there is no profile {asked!r} in {_credentials_file()} or {_config_file()} (read as the user that runs "
+            f"there is no profile {asked!r} in {credentials_file()} or {config_file()} (read as the user that runs "
             f"this). Nothing was changed; add it there, or name another with ?profile="
         )
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
@@ -83,11 +83,11 @@ def _from_profile(name: str, settings: dict[str, str], region: str, endpoint: st
     key_id, secret = settings.get("aws_access_key_id", ""), settings.get("aws_secret_access_key", "")
     if key_id and secret:
         token = settings.get("aws_session_token", "")
-        source = f"the profile {name} in {_credentials_file()}"
+        source = f"the profile {name} in {credentials_file()}"
         return Credentials(source, key_id, secret, token, region, endpoint, name if asked else "")
     if asked or any(setting in settings for setting in _ELSEWHERE):
         raise BackupError(
-            f"the profile {name} has no aws_access_key_id and aws_secret_access_key in {_credentials_file()}; profiles "
+            f"the profile {name} has no aws_access_key_id and aws_secret_access_key in {credentials_file()}; profiles "
             "that get their keys by a role, single sign-on or a program are not supported. Nothing was changed; make "
             "an access key for this backup, and put it there"
         )
@@ -100,12 +100,12 @@ def _in_environment() -> bool:
 
 def _profile(name: str) -> dict[str, str] | None:
     """What both files say of this profile; None if neither knows it."""
-    config = _sections(_config_file())
+    config = _sections(config_file())
     found = [
         each
         for each in (
             config.get(name if name == "default" else f"profile {name}"),
-            _sections(_credentials_file()).get(name),
+            _sections(credentials_file()).get(name),
         )
         if each is not None
     ]
@@ -130,11 +130,13 @@ def _sections(path: Path) -> dict[str, dict[str, str]]:
     return {section: dict(parser[section]) for section in parser.sections()}
 
 
-def _credentials_file() -> Path:
+def credentials_file() -> Path:
+    """Where this user's profiles have their keys, as AWS's own tools look for it."""
     return _file("AWS_SHARED_CREDENTIALS_FILE", "credentials")
 
 
-def _config_file() -> Path:
+def config_file() -> Path:
+    """Where this user's profiles have everything else."""
     return _file("AWS_CONFIG_FILE", "config")
 
 
