@@ -115,8 +115,9 @@ class Keeper:
 
     def _go_on(self) -> Followed | None:
         """One stretch. Returns what was followed if that was all that was wanted."""
-        followed = self._only or followed_at(self._wishes.urls)
-        find_key([followed.url], self._wishes.key, [self._directory.path])
+        urls = self._wishes.urls if self._only is None else [self._only.url]
+        find_key(urls, self._wishes.key, [self._directory.path])  # first: what members say of each other is sealed
+        followed = self._only or followed_at(urls)
         self._refuse_another(followed)
         if not self._directory.copy.exists():
             if self.rebuilt or self.news is not None:

@@ -63,9 +63,9 @@ def promote(
     """Make the copy the database of the node in its directory. Raises BackupError; then the copy is still a copy."""
     refuse_if_running(directory.path)
     with WriterLock(directory.path, f"{COMMAND} follow"), ExitStack() as held:
+        key = find_key(wishes.urls, wishes.key, [directory.path])
         source = source_at(wishes.urls, without, True)
         note = directory.read()
-        key = find_key([source.url], wishes.key, [directory.path])
         before = look(source.backup)
         held.callback(source.backup.let_go)
         refuse_living_writer(source.url, source.backup, before, take_over, what="follow")
@@ -189,8 +189,8 @@ def would_promote(directory: CopyDirectory, wishes: Wishes, without: Sequence[st
     """The steps that a promotion would take, for a dry run."""
     refuse_if_running(directory.path)
     WriterLock(directory.path, f"{COMMAND} follow").look()
+    key = find_key(wishes.urls, wishes.key, [directory.path])
     source = source_at(wishes.urls, without, True)
-    key = find_key([source.url], wishes.key, [directory.path])
     before = look(source.backup)
     refuse_living_writer(source.url, source.backup, before, take_over, dry_run=True)
     directory.refuse_database()
