@@ -48,8 +48,8 @@ class Server:
         return Attributes(Kind.FILE, len(self.content), self.mode, self.links)
 
 
-def writer(server: Server) -> NfsWriteHandle:
-    channel = Channel(lambda until: cast(Protocol, server), 5.0)
+def writer(server: Server, timeout: float = 5.0) -> NfsWriteHandle:
+    channel = Channel(lambda until: cast(Protocol, server), timeout)
     return NfsWriteHandle(channel, channel, b"handle", "snapshot")
 
 

@@ -156,3 +156,26 @@ def test_nfs_session_lost_during_a_call_is_replaced_by_a_new_one() -> None:
     session.resume(cast(Connection, connection), 0.0, caught.value)
     call(session)
     assert connection.numbers == [1, 2, 1, 2]
+
+
+@pytest.mark.parametrize("fences", [False, True])
+def test_zeros_that_were_not_answered_in_time_keep_records_away_where_they_may_come_late(
+    monkeypatch: pytest.MonkeyPatch, fences: bool
+) -> None:
+    server = Server()
+    monkeypatch.setattr(server, "fences", fences)
+    handle = writer(server, timeout=0.01)
+    handle.write_durably(0, bytes(100))
+
+    def silent(*_: object) -> Any:
+        raise Disconnected("no answer")
+
+    with monkeypatch.context() as patched, pytest.raises(TimeoutError):
+        patched.setattr(server, "write", silent)
+        handle.extend(100, 100)
+    monkeypatch.setattr(server, "reconnect", lambda why: None, raising=False)
+    if fences:
+        handle.write_durably(100, bytes(100))
+        return
+    with pytest.raises(OSError, match="while the file was preallocated"):
+        handle.write_durably(100, bytes(100))

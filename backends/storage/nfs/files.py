@@ -113,7 +113,11 @@ class NfsWriteHandle(_File, WriteHandle):
         handle = self.handle
         self._check_reach(offset + count)
 
+        may_come_late = False
+
         def zeros(protocol: Protocol) -> None:
+            nonlocal may_come_late
+            may_come_late = not protocol.fences
             _write(protocol, handle, offset, bytes(count), durably=True)
 
         def check_then_write(protocol: Protocol) -> None:
@@ -126,7 +130,12 @@ class NfsWriteHandle(_File, WriteHandle):
                 self._check_reach(offset + count)
             zeros(protocol)
 
-        self._rest.do(zeros, check_then_write)
+        try:
+            self._rest.do(zeros, check_then_write)
+        except TimeoutError:  # the first attempt took all the time, so nothing was checked
+            if may_come_late:
+                self.safe_to = offset
+            raise
 
     def _check_reach(self, end: int) -> None:
         if self.safe_to is not None and end > self.safe_to:
