@@ -295,6 +295,7 @@ def test_relative_path_begins_at_the_login_directory(make: Make, tmp_path: Path)
 @pytest.mark.parametrize(
     ("url", "said"),
     [
+        ("sftp://me:secret@host/srv/lightning.bkp?colour=red", "a password in the URL"),
         ("sftp://me:secret@host/srv/lightning.bkp", "a password in the URL"),
         ("sftp:///srv/lightning.bkp", "cannot be an account"),
         ("sftp://-oProxyCommand=evil/srv/lightning.bkp", "cannot be an account"),
@@ -315,7 +316,7 @@ def test_url_that_cannot_name_an_account_is_refused(url: str, said: str) -> None
 
 def test_password_in_a_url_is_not_repeated() -> None:
     with pytest.raises(BadURL) as caught:
-        place_at("sftp://me:secret@host/srv/lightning.bkp")
+        place_at("sftp://me:secret@host/srv/lightning.bkp?colour=red")
     assert "secret" not in str(caught.value)
 
 

@@ -61,7 +61,6 @@ class Address:
 
 def address_of(destination: Destination) -> Address:
     """The account and directory that a URL names. Raises BadURL."""
-    destination.allow_options(*_OPTIONS)
     user, at, where = destination.host.rpartition("@")
     if at and ":" in user:
         raise BadURL(
@@ -69,6 +68,7 @@ def address_of(destination: Destination) -> Address:
             f"{user.partition(':')[0]}@{where}{destination.path} and let ssh log in with a key: ssh-keygen makes one, "
             "and ssh-copy-id tells the server"
         )
+    destination.allow_options(*_OPTIONS)  # only now: it repeats the URL
     host, port = _host_and_port(destination, where)
     if (at and not _USER.fullmatch(user)) or not _HOST.fullmatch(host):
         raise BadURL(
