@@ -85,27 +85,15 @@ def frozen_sessions(server: SftpServer, storage: SftpStorage, *, commits: bool =
     The function that is yielded lets it go on, and returns when it has carried out what it was sent.
     """
     channel = storage._commits if commits else storage._rest
-    pid = channel.do(lambda session: session.connection._ssh._process.pid)
-    (port,) = {link.laddr.port for link in psutil.Process(pid).net_connections()}
-    stopped = [each for each in server.sessions() if _serves(each, port)]
-    assert len(stopped) == 1
-    with frozen(stopped):
+    process = server.session_that_serves(lambda: channel.do(lambda session: session.followed(".")))
+    with frozen([process]):
 
         def go_on() -> None:
-            for each in stopped:
-                with suppress(psutil.NoSuchProcess):
-                    each.resume()
-            psutil.wait_procs(stopped, timeout=10)
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+            psutil.wait_procs([process], timeout=10)
 
         yield go_on
-
-
-def _serves(process: psutil.Process, port: int) -> bool:
-    with suppress(psutil.Error):
-        for each in [process, *process.parents()]:
-            if any(link.raddr and link.raddr.port == port for link in each.net_connections()):
-                return True
-    return False
 
 
 # A commit
