@@ -94,8 +94,12 @@ class SftpServer(ABC):
 
     def sessions(self) -> list[psutil.Process]:
         """The processes that carry out the requests of a session, oldest first."""
-        found = [each for each in self.everything()[1:] if _alive(each) and self._serving(each)]
-        return sorted(found, key=lambda each: (each.create_time(), each.pid))
+        found: list[tuple[float, int, psutil.Process]] = []
+        for each in self.everything()[1:]:
+            with suppress(psutil.NoSuchProcess):  # it ends just now
+                if _alive(each) and self._serving(each):
+                    found.append((each.create_time(), each.pid, each))
+        return [each for _, _, each in sorted(found, key=lambda entry: entry[:2])]
 
     def session_that_serves(self, ask: Callable[[], object]) -> psutil.Process:
         """The process that carries out what `ask` asks for: the one that it wakes up.

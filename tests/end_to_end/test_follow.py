@@ -33,7 +33,8 @@ def test_copy_is_the_nodes_database_at_every_look_with_kills_on_both_sides(world
             stream.wait_for(20)
             follower.start()
             for victim in cycle(VICTIMS):
-                if len(stream.calls) >= CHANGES and did.total() >= len(VICTIMS) + 1:
+                enough = looks[True] > 2 or did.total() > 40  # a busy machine builds a copy for longer than it lives
+                if len(stream.calls) >= CHANGES and did.total() >= len(VICTIMS) + 1 and enough:
                     break
                 time.sleep(chance.uniform(0.3, 1.5))
                 kill(victim, stream, follower)
