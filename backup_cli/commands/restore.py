@@ -40,7 +40,7 @@ from backup_cli.key_options import KeyOptions, key_options
 from backup_cli.legacy import CANNOT_RESUME, rebuild_from
 from backup_cli.old_age import LOOK_FOR_A_NEWER, doubt_of
 from backup_cli.options import lock_steps, no_limits, set_old_lock_aside, show_statements, urls_argument
-from backup_cli.ownership import look, refuse_living_writer, take_over, warn_of_writer, writing
+from backup_cli.ownership import RESUMING, look, refuse_living_writer, take_over, warn_of_writer, writing
 from backup_cli.replica import warn_of_other_main
 from backup_cli.restore_attached import PutBack, Stored, put_back, secret_is_stored, stored_in, would_put_back
 from backup_cli.restore_members import ReadMembers, Source, source_at, without_option
@@ -334,7 +334,7 @@ def _from_backup(order: _Order, backup: Backup, temporary: Path) -> tuple[Rebuil
     if not order.old and not end.damaged and not order.consent:  # early; otherwise only after the rebuild
         demand_no_newer(order.target, order.url, end, False, ())
     if order.resume:
-        refuse_living_writer(order.url, backup, before, order.take_over, order.dry_run)
+        refuse_living_writer(order.url, backup, before, order.take_over, dry_run=order.dry_run)
     if note is None:
         tell_plan(seen, order.target, order.to_version)
         old = None if order.old else doubt_of(backup, seen.last_change, before_restore=True)
@@ -344,7 +344,9 @@ def _from_backup(order: _Order, backup: Backup, temporary: Path) -> tuple[Rebuil
         tell_plan_of_kept(order.url, note, order.target, order.to_version)
     rebuilt = _rebuild(order, temporary)
     if order.resume:
-        refuse_living_writer(order.url, backup, before, order.take_over, order.dry_run)
+        refuse_living_writer(
+            order.url, backup, before, order.take_over, replace_field(RESUMING, warned=True), dry_run=order.dry_run
+        )
     elif not order.old:
         warn_of_writer(writing(before, look(backup)))
     end = replace_field(end, version=rebuilt.data_version, damaged=False, node_id=rebuilt.state.node_id or end.node_id)
