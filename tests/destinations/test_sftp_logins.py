@@ -87,12 +87,17 @@ def test_writer_that_is_let_in_again_goes_on(
         _lock_out_by_key(server)
         server.drop_sessions()
         wait_until(lambda: server.sessions() == [], "the end of the sessions")
-        timer = threading.Timer(0.5, lambda: (server.directory / "user.pub").write_text(key))
-        timer.start()
-        began = time.monotonic()
+        before, began = _attempts(server), time.monotonic()
+
+        def let_in() -> None:
+            wait_until(lambda: _attempts(server) > before, "the refusal")
+            (server.directory / "user.pub").write_text(key)
+
+        helper = threading.Thread(target=let_in)
+        helper.start()
         handle.write_durably(6, b"second")
         assert time.monotonic() - began > 1
-        timer.join()
+        helper.join()
     assert (server.served / "lightning.bkp" / "segment-1").read_bytes() == b"first second"
 
 
