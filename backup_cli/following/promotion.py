@@ -86,8 +86,8 @@ def promote(
         except (BackupError, OSError):
             warn(
                 "the backup may have been taken over already: then the node that wrote to it does not start any more. "
-                "Repeat this promotion. Only if that node is to go on after all, run on its machine, which says what else "
-                "it needs: backup-cli resync"
+                "Repeat this promotion. Only if that node is to go on after all, run on its machine, which says what "
+                "else it needs: backup-cli resync"
             )
             raise
         return _finish(directory, source, note, key, keeper.changes + rest.changes, position)
