@@ -29,7 +29,7 @@ def rebuild_backup(
     to_version: int | None,
     durable: bool,
     violations: bool,
-    following: bool,
+    following: str | None,
 ) -> dict[str, Any]:
     """See `work.rebuild_backup`."""
     backup = backup_at(url)
@@ -39,6 +39,8 @@ def rebuild_backup(
     with opened as reader:
         if generation not in (None, reader.manifest.generation):
             raise Overtaken("the node has just begun a new generation; nothing was changed. Try again")
+        if following not in (None, reader.manifest.backup_id.hex()):
+            raise Overtaken("another backup has just been put in the place of this one; nothing was changed")
         stored, oldest, place = reader.stored_bytes(), reader.manifest.base.data_version, Path(target)
         if to_version is None:
             rebuilt = rebuild(reader, place, pulse.read, durable=durable)
@@ -53,7 +55,7 @@ def rebuild_backup(
                 enough=to_version,
                 durable=durable,
             )
-    if following:
+    if following is not None:
         assert rebuilt.end is not None
         mark_copy(place, rebuilt.end.checksum)
     return {
@@ -88,6 +90,13 @@ def release_followed(path: str) -> dict[str, Any]:
     return {"state_version": state.data_version, "node_id": state.node_id, "bytes": Path(path).stat().st_size}
 
 
+def mark_followed(path: str, checksum: int) -> dict[str, Any]:
+    """See `work.mark_followed`."""
+    scale(Path(path).stat().st_size)
+    state = mark_copy(Path(path), checksum)
+    return {"state_version": state.data_version, "bytes": Path(path).stat().st_size}
+
+
 def rebuild_legacy_file(file: str, target: str, *, to_version: int | None) -> dict[str, Any]:
     """See `work.rebuild_legacy_file`."""
     with LegacyBackup(Path(file)) as legacy:
@@ -120,6 +129,7 @@ JOBS: dict[str, Callable[..., dict[str, Any]]] = {
         compare_databases,
         follow_backup,
         release_followed,
+        mark_followed,
     )
 }
 
