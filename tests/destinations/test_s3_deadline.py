@@ -1,4 +1,4 @@
-"""How long one call to a bucket may take, with a clock of the test's own: however many requests it makes, one timeout."""
+"""How long one call to a bucket may take, by a clock of the test's own: one timeout, however many requests it makes."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,6 +8,7 @@ import pytest
 from backends.storage.objects.store import Changed, Content, Exists
 from backends.storage.s3 import store as module
 from backends.storage.s3.bucket import bucket_of
+from backends.storage.s3.client import SHORTEST
 from backends.storage.s3.faults import Answer, Fault, Kind
 from backends.storage.s3.store import S3Store
 from backends.urls import parse_url
@@ -43,7 +44,7 @@ class Scripted:
         self._limit = 0.0
 
     def attempt(self, nth: int, size: int, left: float) -> "Scripted":
-        self._limit = max(left, module.SHORTEST)
+        self._limit = max(left, SHORTEST)
         return self
 
     def _answer(self, *_: object, **__: object) -> Any:
@@ -110,7 +111,7 @@ def test_replacement_that_is_asked_for_in_both_notations_takes_one_timeout(clock
 
 
 def test_condition_that_fails_late_is_settled_while_there_is_time(clock: Clock) -> None:
-    late = TIMEOUT - module.SHORTEST - 1
+    late = TIMEOUT - SHORTEST - 1
     ours, theirs = Content(b"data", "new"), Content(b"other", "newer")
     assert store_that_answers(clock, (late, CONDITION), (0.5, ours)).create("it", b"data") == "new"
     with pytest.raises(Exists):
