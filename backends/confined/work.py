@@ -70,7 +70,7 @@ def rebuild_backup(
     progress: BytesDone | None = None,
     *,
     generation: int | None = None,
-    kept: bool = False,
+    kept: int | None = None,
     to_version: int | None = None,
     durable: bool = True,
     violations: bool = False,
@@ -78,9 +78,9 @@ def rebuild_backup(
 ) -> Outcome:
     """Write the database in the backup at `url` to the new file `target`, checked and (if `durable`) durable.
 
-    It is made from the generation in use, or from the `kept` one; with `to_version`, it is the database at that
-    version. With `following`, it is a copy that `follow_backup` goes on with. Raises Overtaken when the generation in
-    use is not `generation`, if that is given.
+    It is made from the generation in use, or from the one with the number `kept`, which is kept beside it; with
+    `to_version`, it is the database at that version. With `following`, it is a copy that `follow_backup` goes on with.
+    Raises Overtaken when the generation in use is not `generation`, if that is given.
     """
     arguments = {
         "url": url, "target": str(target.absolute()), "generation": generation, "kept": kept,
