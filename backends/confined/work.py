@@ -71,7 +71,7 @@ def rebuild_backup(
     progress: BytesDone | None = None,
     *,
     generation: int | None = None,
-    kept: bool = False,
+    kept: int | None = None,
     to_version: int | None = None,
     durable: bool = True,
     violations: bool = False,
@@ -79,9 +79,10 @@ def rebuild_backup(
 ) -> Outcome:
     """Write the database in the backup at `url` to the new file `target`, checked and (if `durable`) durable.
 
-    It is made from the generation in use, or from the `kept` one; with `to_version`, it is the database at that
-    version. With `following`, the id of the backup, it is a copy that `follow_backup` goes on with. Raises Overtaken
-    when the generation in use is not `generation`, or the backup not that one, if they are given.
+    It is made from the generation in use, or from the one with the number `kept`, which is kept beside it; with
+    `to_version`, it is the database at that version. With `following`, the id of the backup, it is a copy that
+    `follow_backup` goes on with. Raises Overtaken when the generation in use is not `generation`, or the backup not
+    that one, if they are given.
     """
     arguments = {
         "url": url, "target": str(target.absolute()), "generation": generation, "kept": kept,
