@@ -75,16 +75,19 @@ def rebuild_backup(
     durable: bool = True,
     violations: bool = False,
     following: bool = False,
+    check_all: bool = True,
 ) -> Outcome:
     """Write the database in the backup at `url` to the new file `target`, checked and (if `durable`) durable.
 
     It is made from the generation in use, or from the `kept` one; with `to_version`, it is the database at that
-    version. With `following`, it is a copy that `follow_backup` goes on with. Raises Overtaken when the generation in
-    use is not `generation`, if that is given.
+    version. With `following`, it is a copy that `follow_backup` goes on with. Unless `check_all`, a large database
+    of certain origin is not checked again as far as it was checked when its snapshot was made. Raises Overtaken when
+    the generation in use is not `generation`, if that is given.
     """
     arguments = {
         "url": url, "target": str(target.absolute()), "generation": generation, "kept": kept,
         "to_version": to_version, "durable": durable, "violations": violations, "following": following,
+        "check_all": check_all,
     }  # fmt: skip
     said = run("rebuild_backup", arguments, progress)
     try:
@@ -241,6 +244,7 @@ def _rebuilt(said: dict[str, Any]) -> Rebuilt:
         truth(said, "foreign_keys"),
         perhaps_text(said, "torn"),
         perhaps_text(said, "end_unverified"),
+        all_checked=truth(said, "all_checked"),
     )
 
 
