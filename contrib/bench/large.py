@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class Beside:
     alone: list[float] = field(default_factory=list)
     busy: list[float] = field(default_factory=list)
     lasted: float = 0.0
+    ended_at: int = 0
+    """How many commits of `busy` there were when the compaction ended."""
 
     def add(self, other: "Beside") -> None:
         """Add the figures of another round."""
@@ -89,18 +91,32 @@ def rounds(directory: Path, calls: list[Call], count: int, megabytes: int = MEGA
     again, found = long_log(calls, LOOPS)[len(calls) :], Beside()
     for _ in range(count):
         with tempfile.TemporaryDirectory(prefix="lightningd-backup-bench-", dir=directory) as scratch:
-            found.add(_beside(Path(scratch), calls, again, megabytes * 1_000_000))
+            found.add(beside(Path(scratch), calls, again, megabytes * 1_000_000))
     return found
 
 
-def _beside(directory: Path, calls: list[Call], again: list[Call], size: int) -> Beside:
-    """Run one compaction of a database of `size` bytes in `directory`. Raises RuntimeError if it fails."""
-    _prepare(directory, calls, size)
+def beside(
+    directory: Path,
+    calls: list[Call],
+    again: list[Call],
+    size: int,
+    *,
+    backup: Path | None = None,
+    prepared: Callable[[], None] = os.sync,
+    alone: int = ALONE,
+) -> Beside:
+    """Run one compaction of a database of `size` bytes in `directory`. Raises RuntimeError if it fails.
+
+    The backup is in `directory`, too, unless `backup` says where. `prepared` is called before anything is measured;
+    writing back what was prepared must not slow it down.
+    """
+    _prepare(directory, calls, size, backup or directory / "backup")
+    prepared()
     found, rest = Beside(), iter(again)
     player = _Listening(directory, [sys.executable, "-m", "plugin.main"])
     try:
         player.play(next(rest))  # the first one also opens the backup
-        for _ in range(ALONE):
+        for _ in range(alone):
             found.alone.append(player.play(next(rest)))
         player.compact()
         began, until = time.monotonic(), math.inf
@@ -108,6 +124,7 @@ def _beside(directory: Path, calls: list[Call], again: list[Call], size: int) ->
             found.busy.append(player.play(call))
             if player.ended and not found.lasted:
                 found.lasted = time.monotonic() - began
+                found.ended_at = len(found.busy)
                 until = time.monotonic() + AFTERWARDS
             if time.monotonic() > until:
                 break
@@ -119,15 +136,14 @@ def _beside(directory: Path, calls: list[Call], again: list[Call], size: int) ->
     return found
 
 
-def _prepare(directory: Path, calls: list[Call], size: int) -> None:
-    """Create a node with a database of `size` bytes, and a backup that holds it."""
+def _prepare(directory: Path, calls: list[Call], size: int, at: Path) -> None:
+    """Create a node with a database of `size` bytes, and a backup `at` this path that holds it."""
     path = fill_database(directory, calls, size)
-    url = (directory / "backup").as_uri()
+    url = at.as_uri()
     backup = backup_at(url)
     with consistent_copy(path, directory, writable=True) as source:
         position = backup.create(source)
     hand_over(directory, url, backup.id(), position)
-    os.sync()  # writing back what was prepared must not slow down what is measured
 
 
 def fill_database(directory: Path, calls: list[Call], size: int) -> Path:
