@@ -16,6 +16,7 @@ from backends.sqlite.replay import Replay
 from backends.sqlite.replay_errors import TooLarge
 from backends.sqlite.source import DatabaseState
 from backends.system.pulse import pulse
+from backends.times import UNKNOWN_TIME
 
 BytesDone = Callable[[int, int], None]
 """Called with the stored bytes read so far, and their total."""
@@ -112,6 +113,8 @@ def _replay(
         if enough is None or version != enough:
             raise
     pulse.change = None
+    if not done and changes.base_time != UNKNOWN_TIME:
+        last_time = changes.base_time  # a compaction's snapshot is of an earlier time than its manifest
     rebuilt = Rebuilt(_NOT_YET, version, done, last_time, replay.foreign_keys, None)
     if end is None:
         return rebuilt
