@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,37 +91,41 @@ def rounds(directory: Path, calls: list[Call], count: int, megabytes: int = MEGA
     again, found = long_log(calls, LOOPS)[len(calls) :], Beside()
     for _ in range(count):
         with tempfile.TemporaryDirectory(prefix="lightningd-backup-bench-", dir=directory) as scratch:
-            found.add(beside(Path(scratch), calls, again, megabytes * 1_000_000))
+            found.add(beside(Path(scratch), calls, iter(again), megabytes * 1_000_000))
     return found
 
 
 def beside(
     directory: Path,
     calls: list[Call],
-    again: list[Call],
+    again: Iterator[Call],
     size: int,
     *,
     backup: Path | None = None,
     prepared: Callable[[], None] = os.sync,
     alone: int = ALONE,
+    rest: float = 0.0,
+    plugin: Sequence[str] = (sys.executable, "-m", "plugin.main"),
 ) -> Beside:
     """Run one compaction of a database of `size` bytes in `directory`. Raises RuntimeError if it fails.
 
     The backup is in `directory`, too, unless `backup` says where. `prepared` is called before anything is measured;
-    writing back what was prepared must not slow it down.
+    writing back what was prepared must not slow it down. The node rests for `rest` seconds after each commit.
     """
     _prepare(directory, calls, size, backup or directory / "backup")
     prepared()
-    found, rest = Beside(), iter(again)
-    player = _Listening(directory, [sys.executable, "-m", "plugin.main"])
+    found = Beside()
+    player = _Listening(directory, [*plugin])
     try:
-        player.play(next(rest))  # the first one also opens the backup
+        player.play(next(again))  # the first one also opens the backup
         for _ in range(alone):
-            found.alone.append(player.play(next(rest)))
+            found.alone.append(player.play(next(again)))
+            time.sleep(rest)
         player.compact()
         began, until = time.monotonic(), math.inf
-        for call in rest:
+        for call in again:
             found.busy.append(player.play(call))
+            time.sleep(rest)
             if player.ended and not found.lasted:
                 found.lasted = time.monotonic() - began
                 found.ended_at = len(found.busy)

@@ -37,6 +37,12 @@ that follow one another then wait for a portion once in fifteen times."""
 QUIET = 5.0
 """A pause ends when no commit has come for so many times as long as one takes."""
 
+VERY_LATE = 4.0
+"""A commit that takes more than so many times as long as usual counts as one that takes so long."""
+
+QUICKEST = 1e-5
+"""Seconds that any commit takes, at least."""
+
 USUAL = 0.005
 """Seconds that a commit is taken to need as long as too few were seen."""
 
@@ -76,13 +82,14 @@ HURRIED = Step(4 << 20, 0.0)
 
 def step(seen: Seen) -> Step:
     """The next portion and pause. The later the commits are, the smaller the one and the longer the other."""
-    late = max(seen.recent / seen.usual - 1, 0.0) if seen.usual > 0 else 0.0
-    ease = min(LATE / late, 1.0) if late > 0 else 1.0
+    usual = max(seen.usual, QUICKEST)
+    late = max(seen.recent / usual - 1, LATE)
+    ease = LATE / late
     if seen.flushed:
-        takes = FLUSHED_SHARE * seen.usual
-        portion, pause = seen.rate * (takes - seen.usual), FLUSHED_PAUSE * takes / ease
+        takes = FLUSHED_SHARE * usual
+        portion, pause = seen.rate * (takes - usual), FLUSHED_PAUSE * takes / ease
     else:
-        takes = SHARE * seen.usual
+        takes = SHARE * usual
         portion, pause = seen.rate * takes * ease, takes * (1 / ease - 1)
     return Step(int(min(max(portion, MIN_PORTION), MAX_PORTION)), min(max(pause, 0.0), MAX_PAUSE))
 
@@ -143,7 +150,7 @@ class Pace:
     @property
     def next(self) -> Step:
         """The next portion, and the pause after it."""
-        if self.hurried or not self._known:  # nobody commits
+        if self.hurried or (self.flushed and not self._known):  # small portions cost time, and nobody commits
             return HURRIED
         return step(Seen(self._usual, self._recent, self._rate(), self.flushed))
 
@@ -216,11 +223,12 @@ class Pace:
         if not busy:
             self._recent += (self._usual - self._recent) / 16
         for commit in fresh:
-            self._recent += (commit.took - self._recent) / 16
+            # One that takes very long has met something else, such as a stick that erases blocks.
+            self._recent += (min(commit.took, VERY_LATE * self._usual) - self._recent) / 16
             if self._last < commit.began and commit.began + commit.took < began:  # between this portion and the last
                 self._undisturbed.append(commit.took)
         self._last = ended
         self._known = self._known or bool(fresh)
         if fresh and len(self._undisturbed) >= 5:
-            self._usual = max(statistics.median(self._undisturbed), 1e-5)
+            self._usual = max(statistics.median(self._undisturbed), QUICKEST)
         return busy
