@@ -13,7 +13,6 @@ from backends.log.format.codec import LARGE_SNAPSHOT, LEVEL_LARGE_SNAPSHOT, LEVE
 from backends.log.format.documents import Base
 from backends.log.format.encryption import Sealer, known_key, stored_size
 from backends.log.format.records import (
-    FILE_HEADER_SIZE,
     RECORD_MAGIC,
     FileHeader,
     Flag,
@@ -29,6 +28,8 @@ from backends.log.format.records import (
 from backends.log.reader.records import Chain
 from backends.log.reader.snapshot import END_RECORD, SnapshotReader, open_parts, shows
 from backends.log.writer.options import LogOptions
+from backends.log.writer.pace import Pace
+from backends.log.writer.paced import PacedFile
 from backends.storage.base import Storage
 from backends.system.overlap import InTurn, ahead
 
@@ -36,33 +37,31 @@ from backends.system.overlap import InTurn, ahead
 class _Parts:
     """The files of a snapshot that is being written: the next one is begun before one grows too large."""
 
-    def __init__(self, storage: Storage, written: str, file: FileHeader, options: LogOptions) -> None:
-        self._storage, self._written, self._file, self._options = storage, written, file, options
+    def __init__(
+        self, storage: Storage, written: str, file: FileHeader, options: LogOptions, pace: Pace | None
+    ) -> None:
+        self._storage, self._written, self._file, self._options, self._pace = storage, written, file, options, pace
         self.count = 0
         self._begin()
 
     def _begin(self) -> None:
         self._handle = self._storage.create(part_name(self._written, self.count))
-        self._handle.write(0, replace(self._file, part=self.count).encode())
-        self._offset = self._unsynced = FILE_HEADER_SIZE
+        costs = self._storage.costly
+        self._paced = PacedFile(self._handle, self._options.sync_every, self._pace, syncs_cost=costs)
+        self._paced.write(replace(self._file, part=self.count).encode())
         self.count += 1
 
     def write(self, record: bytes) -> None:
         """Write the next record. Raises OSError."""
-        if self._offset + len(record) > self._options.max_file:
+        if self._paced.end + len(record) > self._options.max_file:
             self.sync()
             self._handle.close()
             self._begin()
-        self._handle.write(self._offset, record)
-        self._offset += len(record)
-        self._unsynced += len(record)
-        if self._unsynced >= self._options.sync_every:
-            self.sync()
+        self._paced.write(record)
 
     def sync(self) -> None:
         """Make everything durable that was written. Raises OSError."""
-        self._handle.sync()
-        self._unsynced = 0
+        self._paced.sync()
 
     def close(self) -> None:
         """Close the open file, whether the snapshot was finished or not."""
@@ -97,19 +96,21 @@ def write_snapshot(
     options: LogOptions,
     by: str = "",
     size: int = 0,
+    pace: Pace | None = None,
 ) -> str:
     """Write a snapshot of the database in `pieces` (each at most PIECE bytes), durable under a temporary name.
 
     `file` is the header of its first part; its number is that of the generation, whose log begins after `base`. The
     snapshot is read back and checked before this returns that name. `by` becomes part of the name, and tells the
-    snapshots of different makers apart. `size` is that of all pieces, if it is known. Raises Damaged if the destination
-    returns something other than was written; KeyNeeded.
+    snapshots of different makers apart. `size` is that of all pieces, if it is known. With `pace`, it is written and
+    read beside commits, and yields to them. Raises Damaged if the destination returns something other than was written;
+    KeyNeeded.
     """
     written = storage.temporary(f"{snapshot_name(file.number)}{by}")
     level = LEVEL_SNAPSHOT if size <= LARGE_SNAPSHOT else LEVEL_LARGE_SNAPSHOT
     packing, chain = _Packing(pieces, level), Chain(0, 0)
     sealer = None if file.key is None else Sealer(known_key(file.key), file)
-    with closing(_Parts(storage, written, file, options)) as parts:
+    with closing(_Parts(storage, written, file, options, pace)) as parts:
 
         def add(kind: RecordKind, payload: bytes, unpacked: int) -> None:
             nonlocal chain
@@ -132,8 +133,9 @@ def write_snapshot(
         parts.sync()
     with ExitStack() as files:
         opened = open_parts(storage, written, files, storage.names())
-        for _ in SnapshotReader(opened, file, base):
-            pass  # reading it checks every byte
+        for _ in SnapshotReader(opened, file, base):  # reading it checks every byte
+            if pace is not None:
+                pace.give_way()
     return written
 
 
