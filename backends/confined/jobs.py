@@ -11,6 +11,8 @@ from backends.confined.messages import MAX_TOLD, Overtaken
 from backends.errors import BackupError
 from backends.following.follower import News, Order, follow
 from backends.legacy import LegacyBackup, rebuild_legacy
+from backends.log.backup import Backup
+from backends.log.reader.generation import Reader
 from backends.sqlite.compare import compare, foreign_key_violations
 from backends.sqlite.following import mark_copy, release_copy
 from backends.sqlite.limits import scale
@@ -25,25 +27,24 @@ def rebuild_backup(
     target: str,
     *,
     generation: int | None,
-    kept: bool,
+    kept: int | None,
     to_version: int | None,
     durable: bool,
     violations: bool,
     following: str | None,
+    check_all: bool,
 ) -> dict[str, Any]:
     """See `work.rebuild_backup`."""
     backup = backup_at(url)
-    opened = backup.read_kept() if kept else backup.read()
-    if opened is None:
-        raise BackupError("the kept generation is gone; nothing was restored")
-    with opened as reader:
+    with backup.read() if kept is None else _read_held(backup, kept) as reader:
         if generation not in (None, reader.manifest.generation):
             raise Overtaken("the node has just begun a new generation; nothing was changed. Try again")
         if following not in (None, reader.manifest.backup_id.hex()):
             raise Overtaken("another backup has just been put in the place of this one; nothing was changed")
+        proven = not check_all and (reader.manifest.key is not None or backup.place.only_this_machine_writes())
         stored, oldest, place = reader.stored_bytes(), reader.manifest.base.data_version, Path(target)
         if to_version is None:
-            rebuilt = rebuild(reader, place, pulse.read, durable=durable)
+            rebuilt = rebuild(reader, place, pulse.read, durable=durable, proven=proven)
         elif to_version < oldest:
             raise BackupError(f"the backup goes back to version {oldest}, not to {to_version}; nothing was restored")
         else:
@@ -54,6 +55,7 @@ def rebuild_backup(
                 take=lambda change: change.data_version <= to_version,
                 enough=to_version,
                 durable=durable,
+                proven=proven,
             )
     if following is not None:
         assert rebuilt.end is not None
@@ -66,6 +68,13 @@ def rebuild_backup(
         "checksum": None if rebuilt.end is None else rebuilt.end.checksum,
         "violations": _told(foreign_key_violations(place), "more") if violations else [],
     }
+
+
+def _read_held(backup: Backup, number: int) -> Reader:
+    for kept in backup.held():
+        if kept.manifest.generation == number:
+            return backup.read_held(kept)
+    raise BackupError(f"generation {number} is not kept any more; nothing was restored. See: backup-cli versions")
 
 
 def follow_backup(url: str, path: str, **order: Any) -> dict[str, Any]:
@@ -147,6 +156,7 @@ def _rebuilt(rebuilt: Rebuilt, target: Path) -> dict[str, Any]:
         "foreign_keys": rebuilt.foreign_keys,
         "torn": rebuilt.torn,
         "end_unverified": rebuilt.end_unverified,
+        "all_checked": rebuilt.all_checked,
         "unknown": {
             "objects": list(state.unknown_objects.objects),
             "count": state.unknown_objects.count,

@@ -217,9 +217,9 @@ def test_once_checks_all_tables_when_that_is_due(lived: World, warm: Path) -> No
 
 
 def test_clock_that_was_ahead_hides_neither_a_check_nor_a_lag(lived: World, warm: Path) -> None:
-    directory, now = CopyDirectory(warm), time.time()
+    directory = CopyDirectory(warm)
     assert once(lived, warm).code == 0
-    note = directory.read()
+    note, now = directory.read(), time.time()
     assert note is not None
     wrong = replace(note, in_step=int(now) + 10**8, checked=int(now) + 10**8, rebuilt=int(now) + 10**8)
     assert _check_in(wrong, 3600.0, now) == 0.0 and _check_in(note, 3600.0, now) > 3500.0
