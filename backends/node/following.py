@@ -43,16 +43,19 @@ def is_copy(database: Path) -> bool:
 
 
 def why_unfinished(directory: Path) -> str | None:
-    """If a promotion in this directory was cut off after its copy had ceased to be one: a sentence that says so."""
+    """If a promotion in this directory was cut off after its copy had ceased to be one, and nobody has used that file
+    since: a sentence that says so."""
+    copy, database = directory / COPY, directory / DATABASE
     try:
         note = json.loads(read_small_file(directory / NOTE))
-        released, url = note.get("released"), note.get("url")
-    except (OSError, ValueError, AttributeError):
+        url, left = note["url"], note["released"]
+        now = (database if not os.path.lexists(copy) else copy).stat()
+        unused = (now.st_ino, now.st_size, now.st_mtime_ns) == (left["inode"], left["size"], left["mtime_ns"])
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    copy, database = directory / COPY, directory / DATABASE
-    if not released or is_copy(copy) or not (os.path.lexists(copy) or os.path.lexists(database)):
+    if not unused or is_copy(copy):
         return None
-    again = shell_line("backup-cli", "follow", "--promote", url if isinstance(url, str) else "URL", directory)
+    again = shell_line("backup-cli", "follow", "--promote", str(url), directory)
     return (
         f"the promotion of the copy in {directory} was cut off before its last steps. Nothing is lost, and no node may "
         f"start there yet: first finish it, by typing the same again: {again}"

@@ -108,8 +108,8 @@ def test_warnings_say_what_a_url_gives_up(url: str, words: list[str], tmp_path: 
     ("text", "reasons"),
     [
         (
-            'connection to server at "nas" (::1), port 5432 failed: Connection refused\n\tIs the server running on that '
-            'host and accepting TCP/IP connections?\nconnection to server at "nas" (10.0.0.2), port 5432 failed: '
+            'connection to server at "nas" (::1), port 5432 failed: Connection refused\n\tIs the server running on '
+            'that host and accepting TCP/IP connections?\nconnection to server at "nas" (10.0.0.2), port 5432 failed: '
             "Connection refused\n\tIs the server running on that host and accepting TCP/IP connections?\n",
             "Connection refused",
         ),
@@ -150,7 +150,11 @@ def test_libpq_is_loaded_without_the_rest_of_psycopg_or_as_usual(entered: bool) 
         f"importlib.import_module = real if {entered} else refuse\n"
         "from backends.storage.postgres.libpq import pq, Error\n"
         "assert pq.version() > 0 and issubclass(Error, Exception)\n"
-        "print('psycopg.connection' in sys.modules)"
+        "large = ('asyncio', 'importlib.metadata', 'typing_extensions')\n"
+        f"assert not {entered} or not [name for name in large if name in sys.modules]\n"
+        "print('psycopg.connection' in sys.modules)\n"
+        "import asyncio, importlib.metadata, typing_extensions\n"
+        "assert asyncio.run and importlib.metadata.version('click') and typing_extensions.TypedDict, 'the real ones'"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == f"{not entered}\n"
