@@ -21,6 +21,7 @@ from backends.node.key_file import load_key
 from backends.node.lockfile import read_settings
 from backends.sqlite import limits
 from backends.system.commits import read_shared
+from backends.system.overlap import keep_to_one_thread
 from backends.system.pulse import pulse
 from backends.text import one_line, unexpected
 from plugin.compaction import NOTHING, UNRESTORABLE
@@ -30,6 +31,7 @@ from plugin.node_key import check_key
 def main() -> int:
     """0 when done, 1 with a sentence on stderr when it failed, UNRESTORABLE when the backup was proved unrestorable."""
     limits.confine()
+    keep_to_one_thread()  # the node commits meanwhile
     limits.end_when_stuck(lambda error: print(_advice(error), file=sys.stderr, flush=True))
     threading.Thread(target=_end_with_the_plugin, daemon=True).start()
     backup = backup_at(sys.argv[1])

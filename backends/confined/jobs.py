@@ -32,6 +32,7 @@ def rebuild_backup(
     durable: bool,
     violations: bool,
     following: str | None,
+    check_all: bool,
 ) -> dict[str, Any]:
     """See `work.rebuild_backup`."""
     backup = backup_at(url)
@@ -40,9 +41,10 @@ def rebuild_backup(
             raise Overtaken("the node has just begun a new generation; nothing was changed. Try again")
         if following not in (None, reader.manifest.backup_id.hex()):
             raise Overtaken("another backup has just been put in the place of this one; nothing was changed")
+        proven = not check_all and (reader.manifest.key is not None or backup.place.only_this_machine_writes())
         stored, oldest, place = reader.stored_bytes(), reader.manifest.base.data_version, Path(target)
         if to_version is None:
-            rebuilt = rebuild(reader, place, pulse.read, durable=durable)
+            rebuilt = rebuild(reader, place, pulse.read, durable=durable, proven=proven)
         elif to_version < oldest:
             raise BackupError(f"the backup goes back to version {oldest}, not to {to_version}; nothing was restored")
         else:
@@ -53,6 +55,7 @@ def rebuild_backup(
                 take=lambda change: change.data_version <= to_version,
                 enough=to_version,
                 durable=durable,
+                proven=proven,
             )
     if following is not None:
         assert rebuilt.end is not None
@@ -153,6 +156,7 @@ def _rebuilt(rebuilt: Rebuilt, target: Path) -> dict[str, Any]:
         "foreign_keys": rebuilt.foreign_keys,
         "torn": rebuilt.torn,
         "end_unverified": rebuilt.end_unverified,
+        "all_checked": rebuilt.all_checked,
         "unknown": {
             "objects": list(state.unknown_objects.objects),
             "count": state.unknown_objects.count,

@@ -76,17 +76,20 @@ def rebuild_backup(
     durable: bool = True,
     violations: bool = False,
     following: str | None = None,
+    check_all: bool = True,
 ) -> Outcome:
     """Write the database in the backup at `url` to the new file `target`, checked and (if `durable`) durable.
 
     It is made from the generation in use, or from the one with the number `kept`, which is kept beside it; with
     `to_version`, it is the database at that version. With `following`, the id of the backup, it is a copy that
-    `follow_backup` goes on with. Raises Overtaken when the generation in use is not `generation`, or the backup not
-    that one, if they are given.
+    `follow_backup` goes on with. Unless `check_all`, a large database of certain origin is not checked again as far as
+    it was checked when its snapshot was made. Raises Overtaken when the generation in use is not `generation`, or the
+    backup not that one, if they are given.
     """
     arguments = {
         "url": url, "target": str(target.absolute()), "generation": generation, "kept": kept,
         "to_version": to_version, "durable": durable, "violations": violations, "following": following,
+        "check_all": check_all,
     }  # fmt: skip
     said = run("rebuild_backup", arguments, progress)
     try:
@@ -257,6 +260,7 @@ def _rebuilt(said: dict[str, Any]) -> Rebuilt:
         truth(said, "foreign_keys"),
         perhaps_text(said, "torn"),
         perhaps_text(said, "end_unverified"),
+        all_checked=truth(said, "all_checked"),
     )
 
 

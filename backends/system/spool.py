@@ -48,18 +48,20 @@ class Spool:
                 return data
         return None
 
-    def put(self, name: str, data: bytes, *, again: bool = False) -> None:
+    def put(self, name: str, data: bytes, *, again: bool = False) -> bool:
         """Keep a piece, if there is room for it; `again`: also if there is an earlier one of this name.
 
-        Does nothing in a process that was given the spool.
+        Returns whether a piece of this name is kept. A process that was given the spool keeps nothing.
         """
         key = name.encode()
         with self._lock:
-            if not self._writable or self._where is None or (key in self._where and not again):
-                return
+            if not self._writable or self._where is None:
+                return False
+            if key in self._where and not again:
+                return True
             entry = _HEAD.pack(len(key), len(data)) + key + data
             if self._end + len(entry) > MAX_BYTES or len(self._where) >= MAX_PIECES:
-                return
+                return False
             try:
                 if self._descriptor is None:
                     self._descriptor = _unnamed()
@@ -68,9 +70,10 @@ class Spool:
                 whole = False
             if not whole:
                 self._writable = False
-                return
+                return False
             self._end += len(entry)
             self._where[key] = _where(self._end - len(data), len(data))
+            return True
 
     def for_child(self) -> int | None:
         """A descriptor through which a child can read what was kept until now, and write nothing; None if nothing was.

@@ -51,6 +51,8 @@ def test_child_process_fetches_nothing_that_the_command_has_read(
         child = Process(world)
         assert text(child) == content(51), "and what was added since is there"
         assert fetched(child) == 1
+        assert text(child) == content(51)
+        assert fetched(child) == 0, "it keeps the last objects itself, in memory"
     finally:
         spool._Process.spool = kept
         assert descriptor is not None

@@ -3,13 +3,13 @@
 A snapshot is split into several files (parts), so that none grows too large.
 """
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from hashlib import sha256
 from itertools import count
 
-from backends.log.format.codec import LEVEL_SNAPSHOT, Compressor
+from backends.log.format.codec import LARGE_SNAPSHOT, LEVEL_LARGE_SNAPSHOT, LEVEL_SNAPSHOT, Compressor
 from backends.log.format.documents import Base
 from backends.log.format.encryption import Sealer, known_key, stored_size
 from backends.log.format.records import (
@@ -31,6 +31,7 @@ from backends.log.writer.options import LogOptions
 from backends.log.writer.pace import Pace
 from backends.log.writer.paced import PacedFile
 from backends.storage.base import Storage
+from backends.system.overlap import InTurn, ahead
 
 
 class _Parts:
@@ -67,6 +68,26 @@ class _Parts:
         self._handle.close()
 
 
+class _Packing:
+    """The pieces of a database, compressed and hashed."""
+
+    def __init__(self, pieces: Iterable[bytes], level: int) -> None:
+        self._pieces, self._level = pieces, level
+        self.end = b""
+        """The payload of the record that ends the snapshot, once all pieces are packed."""
+
+    def packed(self) -> Generator[tuple[bytes, int], None, None]:
+        """Each piece, compressed, and its size before. Raises what reading the pieces raises."""
+        stream, digest, size = Compressor(self._level), sha256(), 0
+        with InTurn(digest.update) as hashing:
+            for piece in self._pieces:
+                hashing.give(piece)
+                size += len(piece)
+                yield stream.add(piece), len(piece)
+            hashing.wait()
+        self.end = END_RECORD.pack(size, digest.digest())
+
+
 def write_snapshot(
     storage: Storage,
     file: FileHeader,
@@ -74,17 +95,20 @@ def write_snapshot(
     pieces: Iterable[bytes],
     options: LogOptions,
     by: str = "",
+    size: int = 0,
     pace: Pace | None = None,
 ) -> str:
     """Write a snapshot of the database in `pieces` (each at most PIECE bytes), durable under a temporary name.
 
     `file` is the header of its first part; its number is that of the generation, whose log begins after `base`. The
     snapshot is read back and checked before this returns that name. `by` becomes part of the name, and tells the
-    snapshots of different makers apart. With `pace`, it is written and read beside commits, and yields to them. Raises
-    Damaged if the destination returns something other than was written; KeyNeeded.
+    snapshots of different makers apart. `size` is that of all pieces, if it is known. With `pace`, it is written and
+    read beside commits, and yields to them. Raises Damaged if the destination returns something other than was written;
+    KeyNeeded.
     """
     written = storage.temporary(f"{snapshot_name(file.number)}{by}")
-    stream, digest, size, chain = Compressor(LEVEL_SNAPSHOT), sha256(), 0, Chain(0, 0)
+    level = LEVEL_SNAPSHOT if size <= LARGE_SNAPSHOT else LEVEL_LARGE_SNAPSHOT
+    packing, chain = _Packing(pieces, level), Chain(0, 0)
     sealer = None if file.key is None else Sealer(known_key(file.key), file)
     with closing(_Parts(storage, written, file, options, pace)) as parts:
 
@@ -102,11 +126,10 @@ def write_snapshot(
             parts.write(record)
             chain = Chain(fields.sequence, checksum)
 
-        for piece in pieces:
-            digest.update(piece)
-            size += len(piece)
-            add(RecordKind.PIECE, stream.add(piece), len(piece))
-        add(RecordKind.END, END_RECORD.pack(size, digest.digest()), END_RECORD.size)
+        with closing(ahead(packing.packed())) as packed:
+            for payload, unpacked in packed:
+                add(RecordKind.PIECE, payload, unpacked)
+        add(RecordKind.END, packing.end, END_RECORD.size)
         parts.sync()
     with ExitStack() as files:
         opened = open_parts(storage, written, files, storage.names())

@@ -181,7 +181,7 @@ class Writer:
         # A random checksum, to which no record of the old log chains: it exposes a copy that mixes both logs.
         checksum = secrets.randbits(32)
         base = Base(position.sequence, source.data_version, checksum, source.foreign_keys)
-        written = write_snapshot(self.storage, file, base, source.pieces, self._options)
+        written = write_snapshot(self.storage, file, base, source.pieces, self._options, size=source.size)
         current.publish_snapshot(written, generation)
         if new_key is not None:
             self._segments.encrypt(new_key)

@@ -6,7 +6,6 @@ object is not found, and the chain is listed again.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
 
 from backends.storage.objects.chain import Layout, Part, extent_key, grow, piece_key, read_layout
 from backends.storage.objects.store import ObjectStore
@@ -18,17 +17,14 @@ _PART = struct.Struct("<QQQ")
 """The first and the last number, and the size."""
 
 
-def small_objects(store: ObjectStore, keys: Sequence[str], spool: Spool) -> Iterator[bytes]:
-    """Small objects, in this order."""
-    place = store.describe()
-    known = {key: data for key in keys if (data := spool.get(f"{place}\n{key}")) is not None}
-    fetched = store.read_many([key for key in keys if key not in known])
-    for key in keys:
-        data = known.get(key)
-        if data is None:
-            data = next(fetched)
-            spool.put(f"{place}\n{key}", data)
-        yield data
+def kept_object(store: ObjectStore, key: str, spool: Spool) -> bytes | None:
+    """A small object that was fetched before; None if it was not."""
+    return spool.get(f"{store.describe()}\n{key}")
+
+
+def keep_object(store: ObjectStore, key: str, data: bytes, spool: Spool) -> bool:
+    """Keep a small object that was fetched. Returns whether it is kept."""
+    return spool.put(f"{store.describe()}\n{key}", data)
 
 
 def layout_of(store: ObjectStore, chain: str, spool: Spool) -> Layout:

@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from backends.errors import Damaged
 from backends.storage.base import ReadHandle
 from backends.storage.objects.chain import Layout, Part, extent_key, grow, read_layout
-from backends.storage.objects.kept import layout_of, small_objects
+from backends.storage.objects.kept import keep_object, kept_object, layout_of
 from backends.storage.objects.store import ObjectStore
 from backends.system import spool
 
@@ -75,18 +75,20 @@ class ReadAhead:
     def small(self, store: ObjectStore, keys: Sequence[str]) -> Iterator[bytes]:
         """Small objects, in this order."""
         kept = spool.current()
-        if kept is not None:
-            yield from small_objects(store, keys, kept)
-            return
         with self._changing:
             known = {key: data for key in keys if (data := self._objects.get(key)) is not None}
+        if kept is not None:
+            for key in keys:
+                if key not in known and (data := kept_object(store, key, kept)) is not None:
+                    known[key] = data
         self._used = time.monotonic()
         fetched = store.read_many([key for key in keys if key not in known])
         for key in keys:
             data = known.get(key)
             if data is None:
                 data = next(fetched)
-                self._keep(key, data)
+                if kept is None or not keep_object(store, key, data, kept):
+                    self._keep(key, data)
             yield data
 
     def layout(self, store: ObjectStore, chain: str) -> Layout:

@@ -370,6 +370,7 @@ class ObjectStorage(Storage):
         now = time.monotonic()
         if self._sweep_at is None:
             self._sweep_at = now + SWEEP_AFTER
+            self.upkeep.ask("settle", lambda: None)  # so that what the start has freed goes back to the system
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_EVERY
             self.upkeep.ask("sweep", self.sweep)

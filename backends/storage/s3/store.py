@@ -25,6 +25,9 @@ _PAUSES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
 PARALLEL = 32
 """Requests at a time while many small objects are read."""
 
+_FEW = 4
+"""So many objects are read one after the other: threads would cost a node more memory than they save it time."""
+
 _AHEAD = 2 * PARALLEL
 """Objects that are fetched before they are wanted, at most."""
 
@@ -104,7 +107,7 @@ class S3Store(ObjectStore):
             return b""
 
     def read_many(self, keys: Sequence[str]) -> Generator[bytes, None, None]:
-        if len(keys) < 2:
+        if len(keys) <= _FEW:
             yield from (self.get(key).data for key in keys)
             return
         pool = ThreadPoolExecutor(min(PARALLEL, len(keys)), "s3-read")
