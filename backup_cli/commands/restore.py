@@ -10,7 +10,6 @@ from typing import NoReturn
 import click
 
 from backends.base import Position
-from backends.change import ahead
 from backends.confined.work import rebuild_backup
 from backends.errors import BackupError, Unreachable, Unrestorable
 from backends.holder import COMMAND
@@ -41,9 +40,11 @@ from backup_cli.legacy import CANNOT_RESUME, rebuild_from
 from backup_cli.old_age import LOOK_FOR_A_NEWER, doubt_of
 from backup_cli.options import lock_steps, no_limits, set_old_lock_aside, show_statements, urls_argument
 from backup_cli.ownership import look, refuse_living_writer, take_over, warn_of_writer, writing
+from backup_cli.point_in_time import PointInTime, TimeParameter
 from backup_cli.replica import warn_of_other_main
 from backup_cli.restore_attached import PutBack, Stored, put_back, secret_is_stored, stored_in, would_put_back
 from backup_cli.restore_members import ReadMembers, Source, source_at, without_option
+from backup_cli.restore_past import Past, Wanted, find_past, version_suffix
 from backup_cli.restore_place import (
     Unfinished,
     existing_at,
@@ -75,8 +76,14 @@ from backup_cli.restore_text import (
     help="Write backup.lock (and, if it is encrypted, backup.key), so that the node goes on with this same backup.",
 )
 @click.option("--to-version", type=click.IntRange(min=0), help="Stop at an old version: to look at, never for a node.")
+@click.option(
+    "--to-time",
+    type=TimeParameter(),
+    help="The same, for the state at that time, such as '2026-11-26 14:30' or 2h (ago).",
+)
 @click.option("--kept", is_flag=True, help="Restore the generation that was last replaced (backup-cli versions).")
 @click.option("--not-for-a-node", is_flag=True, help="You know that no node may ever run from an old version.")
+@click.option("--check", is_flag=True, help="Check all of a large database again, also what its snapshot proves.")
 @accept_schema
 @discard_newer
 @without_option
@@ -92,8 +99,10 @@ def restore(
     replace: bool,
     resume: bool,
     to_version: int | None,
+    to_time: PointInTime | None,
     kept: bool,
     not_for_a_node: bool,
+    check: bool,
     accepted: bool,
     consent: tuple[str, ...],
     without: tuple[str, ...],
@@ -111,18 +120,17 @@ def restore(
     An encrypted backup is opened with the hsm_secret or the backup.key that is in DEST or in ~/.lightning, with what
     the options name, or with a passphrase, which is asked for at a terminal.
     """
-    _demand_consent(to_version, resume, not_for_a_node, kept)
+    wanted = Wanted(to_version, to_time, kept, resume, not_for_a_node)
+    wanted.demand_consent()
     place = as_owner.restore_place(Path(dest))
     urls = tuple(split_trailing(url)[0] for url in urls)
-    legacy = _legacy_file(urls, resume, kept, key)
-    target, old = target_of(place, as_directory=dest.endswith(os.sep)), ""
+    legacy = _legacy_file(urls, wanted, key)
+    target = target_of(place, as_directory=dest.endswith(os.sep))
     opened_with = None if legacy is not None else find_key(urls, key, [target.parent])
     source = None if legacy is not None else source_at(urls, without, resume)
+    source, past = _past(source, wanted)
     url, backup, members = (urls[0], None, None) if source is None else (source.url, source.backup, source.members)
-    if kept and backup is not None:
-        old = _name_of_kept(url, backup, resume, not_for_a_node)
-    old += f".version-{to_version}-NOT-FOR-A-NODE" if to_version is not None else ""
-    target = target.with_name(f"{target.name}{old}")
+    target = target.with_name(f"{target.name}{past.suffix}")
     refuse_inside(target.parent)
     refuse_if_running(target.parent)
     file = file_behind(target)
@@ -145,15 +153,14 @@ def restore(
         target,
         file,
         existing,
-        to_version,
-        kept,
-        bool(old),
+        past,
         resume,
         accepted,
         consent,
         take_over,
         dry_run,
         opened_with,
+        check,
     )
     if dry_run:
         tell_steps(_steps(order), as_json)
@@ -165,16 +172,31 @@ def restore(
         hand_out_path(target)
     _tell_after(order, rebuilt, files)
     if as_json:
-        document = restored_document(order.url, target, rebuilt, aside, files, resume=resume, old=bool(old))
+        document = restored_document(order.url, target, rebuilt, aside, files, resume=resume, old=order.old)
         hand_out_result(document if order.members is None else {**document, **order.members.as_json(order.url)})
 
 
-def _legacy_file(urls: tuple[str, ...], resume: bool, kept: bool, key: KeyOptions) -> Path | None:
+def _past(source: Source | None, wanted: Wanted) -> tuple[Source | None, Past]:
+    """Which state is wanted, and the source that was asked: another member if one of several is damaged."""
+    if source is None:
+        return None, Past(wanted.to_version, None, version_suffix(wanted.to_version))
+    while True:
+        try:
+            return source, find_past(source.url, source.backup, wanted)
+        except (Unrestorable, Unreachable) as error:
+            if source.members is None:
+                raise
+            source = source.members.after(source.url, error, wanted.resume)
+
+
+def _legacy_file(urls: tuple[str, ...], wanted: Wanted, key: KeyOptions) -> Path | None:
     """The older plugin's file that the only URL names; None if it names something else."""
     legacy = legacy_backup_at(urls[0]) if len(urls) == 1 else None
-    if legacy is not None and resume:
+    if legacy is not None and wanted.resume:
         raise BackupError(CANNOT_RESUME)
-    if legacy is not None and kept:
+    if legacy is not None and wanted.to_time is not None:
+        raise click.UsageError("--to-time needs a backup of this plugin; the older plugin's file holds no times")
+    if legacy is not None and wanted.kept:
         raise click.UsageError("--kept needs a backup of this plugin; the older plugin's file keeps no old generation")
     if legacy is not None and key.named:
         raise click.UsageError(f"{key.named[0]} is for an encrypted backup; the older plugin encrypts nothing")
@@ -219,10 +241,7 @@ class _Order:
     """The file that `target` leads to, if it is a link; else `target`."""
     existing: list[Path]
     """The files that are at `file` now, a database and its journals."""
-    to_version: int | None
-    kept: bool
-    old: bool
-    """The state is old, so it is for looking at only, and the file's name says so."""
+    past: Past
     resume: bool
     accepted: bool
     """Whether unknown schema objects are accepted (`--accept-schema`)."""
@@ -231,6 +250,13 @@ class _Order:
     dry_run: bool
     key: DataKey | None
     """The key of an encrypted backup."""
+    check: bool
+    """Whether the whole database is checked, however large it is and wherever it comes from (`--check`)."""
+
+    @property
+    def old(self) -> bool:
+        """Whether the state is old: then it is for looking at only, and the file's name says so."""
+        return bool(self.past.suffix)
 
 
 def _restore(order: _Order, temporary: Unfinished) -> tuple[_Order, Rebuilt, list[Path], list[PutBack]]:
@@ -313,7 +339,7 @@ def _rebuilt(order: _Order, temporary: Path) -> tuple[Rebuilt, Position | None]:
     position: Position | None = None
     if backup is None:
         assert order.legacy is not None
-        rebuilt = rebuild_from(order.legacy, temporary, target, order.to_version)
+        rebuilt = rebuild_from(order.legacy, temporary, target, order.past.to_version)
         end = BackupEnd("", rebuilt.state.node_id, rebuilt.data_version, False, False, 0, None)
     else:
         rebuilt, position, end = _from_backup(order, backup, temporary)
@@ -328,7 +354,7 @@ def _from_backup(order: _Order, backup: Backup, temporary: Path) -> tuple[Rebuil
     """Rebuild from a backup of this plugin. Returns what was rebuilt, its position in the log (None for a kept
     generation), and the backup's end with the version that was restored."""
     seen, before = backup.status(order.url), look(backup)
-    end, note = end_of_backup(backup, order.url, seen), backup.kept() if order.kept else None
+    end, note = end_of_backup(backup, order.url, seen), order.past.held
     if note is not None:
         end = replace_field(end, version=note.data_version, damaged=False, last_change=note.since, end=None)
     if not order.old and not end.damaged and not order.consent:  # early; otherwise only after the rebuild
@@ -336,42 +362,19 @@ def _from_backup(order: _Order, backup: Backup, temporary: Path) -> tuple[Rebuil
     if order.resume:
         refuse_living_writer(order.url, backup, before, order.take_over, order.dry_run)
     if note is None:
-        tell_plan(seen, order.target, order.to_version)
+        tell_plan(seen, order.target, order.past.to_version)
         old = None if order.old else doubt_of(backup, seen.last_change, before_restore=True)
         if old is not None:
             warn(f"{old}. {LOOK_FOR_A_NEWER}")
     else:
-        tell_plan_of_kept(order.url, note, order.target, order.to_version)
+        tell_plan_of_kept(order.url, note, order.target, order.past.to_version)
     rebuilt = _rebuild(order, temporary)
     if order.resume:
         refuse_living_writer(order.url, backup, before, order.take_over, order.dry_run)
     elif not order.old:
         warn_of_writer(writing(before, look(backup)))
     end = replace_field(end, version=rebuilt.data_version, damaged=False, node_id=rebuilt.state.node_id or end.node_id)
-    return rebuilt, None if order.kept else rebuilt.end, end
-
-
-def _name_of_kept(url: str, backup: Backup, resume: bool, not_for_a_node: bool) -> str:
-    """The name's suffix for a database restored from the kept generation; empty if that is the node's newest state.
-
-    Raises BackupError if nothing is kept, or if it is old and the user has not said that it is for looking at only.
-    """
-    note = backup.kept()
-    if note is None:
-        raise BackupError(
-            f"no earlier generation is kept in {url}: one is kept, for 7 days, only when a snapshot that disagrees "
-            "with it replaces it. Nothing was restored"
-        )
-    end = end_of_backup(backup, url)
-    if ahead(note.data_version, end.version) > 0:
-        return ""
-    if resume or not not_for_a_node:
-        raise BackupError(
-            f"the kept generation ends at version {note.data_version}, and the backup has reached version "
-            f"{end.version} since, so it is for looking at only. {WHY_OLD_IS_DEADLY}. If you only want to look, add "
-            "--not-for-a-node (and no --resume). Nothing was restored"
-        )
-    return ".kept-NOT-FOR-A-NODE"
+    return rebuilt, None if note is not None else rebuilt.end, end
 
 
 def _node_of(rebuilt: Rebuilt, backup: Backup | None) -> str | None:
@@ -387,16 +390,6 @@ def _warn_if_closed(backup: Backup) -> None:
         closed = backup.place.why_unwritable()
         if closed is not None:
             warn(f"the restored node cannot go on with this backup, and would stop at its first commit: {closed}")
-
-
-def _demand_consent(to_version: int | None, resume: bool, not_for_a_node: bool, kept: bool) -> None:
-    if to_version is None and not_for_a_node and not kept:
-        raise click.UsageError("--not-for-a-node needs --to-version or --kept; without them, the restore is for a node")
-    if to_version is not None and (resume or not not_for_a_node):
-        raise BackupError(
-            f"an old version is for looking at only. {WHY_OLD_IS_DEADLY}. To restore a node, leave --to-version out; "
-            "if you only want to look, add --not-for-a-node (and no --resume). Nothing was restored"
-        )
 
 
 def _locked(target: Path) -> AbstractContextManager[object]:
@@ -419,8 +412,11 @@ def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backup: B
 
 def _rebuild(order: _Order, temporary: Path) -> Rebuilt:
     with progress("Restoring", "Checking the restored database") as show:
-        outcome = rebuild_backup(order.url, temporary, show, kept=order.kept, to_version=order.to_version)
-    rebuilt, wanted = outcome.rebuilt, order.to_version
+        held = None if order.past.held is None else order.past.held.manifest.generation
+        outcome = rebuild_backup(
+            order.url, temporary, show, kept=held, to_version=order.past.to_version, check_all=order.check
+        )
+    rebuilt, wanted = outcome.rebuilt, order.past.to_version
     if wanted is not None and rebuilt.data_version != wanted:
         raise BackupError(f"the backup ends at version {rebuilt.data_version}, before {wanted}; nothing was restored")
     if rebuilt.state.empty:
