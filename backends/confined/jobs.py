@@ -31,16 +31,20 @@ def rebuild_backup(
     to_version: int | None,
     durable: bool,
     violations: bool,
-    following: bool,
+    following: str | None,
+    check_all: bool,
 ) -> dict[str, Any]:
     """See `work.rebuild_backup`."""
     backup = backup_at(url)
     with backup.read() if kept is None else _read_held(backup, kept) as reader:
         if generation not in (None, reader.manifest.generation):
             raise Overtaken("the node has just begun a new generation; nothing was changed. Try again")
+        if following not in (None, reader.manifest.backup_id.hex()):
+            raise Overtaken("another backup has just been put in the place of this one; nothing was changed")
+        proven = not check_all and (reader.manifest.key is not None or backup.place.only_this_machine_writes())
         stored, oldest, place = reader.stored_bytes(), reader.manifest.base.data_version, Path(target)
         if to_version is None:
-            rebuilt = rebuild(reader, place, pulse.read, durable=durable)
+            rebuilt = rebuild(reader, place, pulse.read, durable=durable, proven=proven)
         elif to_version < oldest:
             raise BackupError(f"the backup goes back to version {oldest}, not to {to_version}; nothing was restored")
         else:
@@ -51,8 +55,9 @@ def rebuild_backup(
                 take=lambda change: change.data_version <= to_version,
                 enough=to_version,
                 durable=durable,
+                proven=proven,
             )
-    if following:
+    if following is not None:
         assert rebuilt.end is not None
         mark_copy(place, rebuilt.end.checksum)
     return {
@@ -94,6 +99,13 @@ def release_followed(path: str) -> dict[str, Any]:
     return {"state_version": state.data_version, "node_id": state.node_id, "bytes": Path(path).stat().st_size}
 
 
+def mark_followed(path: str, checksum: int) -> dict[str, Any]:
+    """See `work.mark_followed`."""
+    scale(Path(path).stat().st_size)
+    state = mark_copy(Path(path), checksum)
+    return {"state_version": state.data_version, "bytes": Path(path).stat().st_size}
+
+
 def rebuild_legacy_file(file: str, target: str, *, to_version: int | None) -> dict[str, Any]:
     """See `work.rebuild_legacy_file`."""
     with LegacyBackup(Path(file)) as legacy:
@@ -126,6 +138,7 @@ JOBS: dict[str, Callable[..., dict[str, Any]]] = {
         compare_databases,
         follow_backup,
         release_followed,
+        mark_followed,
     )
 }
 
@@ -143,6 +156,7 @@ def _rebuilt(rebuilt: Rebuilt, target: Path) -> dict[str, Any]:
         "foreign_keys": rebuilt.foreign_keys,
         "torn": rebuilt.torn,
         "end_unverified": rebuilt.end_unverified,
+        "all_checked": rebuilt.all_checked,
         "unknown": {
             "objects": list(state.unknown_objects.objects),
             "count": state.unknown_objects.count,

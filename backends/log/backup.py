@@ -214,7 +214,7 @@ class Backup:
         base = Base(0, source.data_version, first_checksum(backup_id), source.foreign_keys)
         manifest = Manifest(backup_id, 1, base, 1, time_now(), "init", source.node_id, key)
         file = manifest.snapshot_header()
-        written = write_snapshot(self.storage, file, base, source.pieces, self._options)
+        written = write_snapshot(self.storage, file, base, source.pieces, self._options, size=source.size)
         publish_snapshot(self.storage, written, 1)
         create_segment(self.storage, manifest.segment_header(1), self._options).handle.close()
         # The session marker before the manifest: a backup without a marker has lost it and says so, even if its log is

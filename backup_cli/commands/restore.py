@@ -83,6 +83,7 @@ from backup_cli.restore_text import (
 )
 @click.option("--kept", is_flag=True, help="Restore the generation that was last replaced (backup-cli versions).")
 @click.option("--not-for-a-node", is_flag=True, help="You know that no node may ever run from an old version.")
+@click.option("--check", is_flag=True, help="Check all of a large database again, also what its snapshot proves.")
 @accept_schema
 @discard_newer
 @without_option
@@ -101,6 +102,7 @@ def restore(
     to_time: PointInTime | None,
     kept: bool,
     not_for_a_node: bool,
+    check: bool,
     accepted: bool,
     consent: tuple[str, ...],
     without: tuple[str, ...],
@@ -158,6 +160,7 @@ def restore(
         take_over,
         dry_run,
         opened_with,
+        check,
     )
     if dry_run:
         tell_steps(_steps(order), as_json)
@@ -247,6 +250,8 @@ class _Order:
     dry_run: bool
     key: DataKey | None
     """The key of an encrypted backup."""
+    check: bool
+    """Whether the whole database is checked, however large it is and wherever it comes from (`--check`)."""
 
     @property
     def old(self) -> bool:
@@ -408,7 +413,9 @@ def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backup: B
 def _rebuild(order: _Order, temporary: Path) -> Rebuilt:
     with progress("Restoring", "Checking the restored database") as show:
         held = None if order.past.held is None else order.past.held.manifest.generation
-        outcome = rebuild_backup(order.url, temporary, show, kept=held, to_version=order.past.to_version)
+        outcome = rebuild_backup(
+            order.url, temporary, show, kept=held, to_version=order.past.to_version, check_all=order.check
+        )
     rebuilt, wanted = outcome.rebuilt, order.past.to_version
     if wanted is not None and rebuilt.data_version != wanted:
         raise BackupError(f"the backup ends at version {rebuilt.data_version}, before {wanted}; nothing was restored")
