@@ -1,17 +1,24 @@
 """`?keep=` in the URL: what a compaction replaces can still be looked at."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from backends import place_at
+from backends.compaction.compact import compact_log
 from backends.keep import Keep, keep_of, keep_of_all
+from backends.log.backup import Backup
+from backends.log.writer.options import LogOptions
 from backends.urls import BadURL, parse_url
 from tests.cli.cli_asserts import restore
 from tests.end_to_end.corruption import flip
 from tests.end_to_end.world import World, backup_cli
 from tests.fake_lightningd import History
+from tests.log.histories import change, noise, silent, source
+
+pytestmark = pytest.mark.usefixtures("jobs_here")
 
 DAY = 86400
 
@@ -51,17 +58,22 @@ def test_of_several_members_the_longest_time_counts_for_all() -> None:
 
 
 @pytest.fixture
-def keeping(world: World, history: History) -> World:
-    """Versions 1 to 60; the first half is in a generation that a compaction has replaced."""
-    url = f"{world.url}?keep=30d,1G"
-    assert backup_cli("init", "--lightning-dir", world.directory, url).code == 0
-    world.run([history.first(), *(history.note("x" * 200) for _ in range(40))])
-    assert json.loads(backup_cli("compact", "--lightning-dir", world.directory, "--json").out)["compacted"]
-    world.run(history.notes(9))
+def keeping(world: World, history: History, tmp_path: Path) -> World:
+    """Versions 1 to 50; most are in a generation that a compaction has replaced."""
+    options = LogOptions(segment_size=1 << 10, keep=keep_of(parse_url(f"{world.url}?keep=30d,1G")))
+    backup = Backup(place_at(world.url), options)
+    backup.create(source())
+    with closing(backup.open(silent, "session")) as writer:
+        for call in (history.first(), *(history.note(noise(200, seed)) for seed in range(40))):
+            writer.append(change(call))
+        compacted = compact_log(backup.storage, tmp_path)
+        assert compacted is not None
+        writer.publish_compaction(compacted)
+        for call in history.notes(9):
+            writer.append(change(call))
     return world
 
 
-@pytest.mark.plain_unless_told
 def test_versions_before_a_compaction_are_listed_and_can_be_restored(keeping: World, place: Path) -> None:
     kept, current = json.loads(backup_cli("versions", keeping.url, "--json").out)
     assert (kept["state"], kept["first_version"], current["state"]) == ("kept", 0, "in use")
@@ -75,7 +87,6 @@ def test_versions_before_a_compaction_are_listed_and_can_be_restored(keeping: Wo
     assert json.loads(backup_cli("status", keeping.url, "--json").out)["history_generations"] == 1
 
 
-@pytest.mark.plain_unless_told
 def test_verify_names_damage_in_a_kept_generation_and_the_backup_is_whole(keeping: World) -> None:
     assert "which is kept" not in backup_cli("verify", keeping.url).err
     flip(keeping.backup / "snapshot-00000001", 70)
