@@ -166,12 +166,20 @@ def warn_of_writer(living: Living | None) -> None:
 
 
 def refuse_living_writer(
-    url: str, backup: Backup, before: Seen, take_over: bool, dry_run: bool = False, what: str = "restore"
+    url: str,
+    backup: Backup,
+    before: Seen,
+    take_over: bool,
+    dry_run: bool = False,
+    what: str = "restore",
+    *,
+    watched: bool = True,
 ) -> None:
     """Raise InUse, in a restore with --resume, if a node is provably writing to the backup; hold the backup's lock.
 
     A session that has not ended is no proof: a machine that has died also leaves one. In a dry run, the lock is only
-    checked. `what` is the command's name.
+    checked. `what` is the command's name. If no person has typed it (`watched`), nobody reads a warning: then it is
+    enough that a node may be writing.
     """
     living = writing(before, look(backup))
     try:
@@ -187,9 +195,14 @@ def refuse_living_writer(
         pass
     if living is None:
         return
-    if not living.sure:
+    if not living.sure and (watched or take_over):
         warn_of_writer(living)
         return
+    if not living.sure:
+        raise InUse(
+            f"{living.words}. Nothing was restored: a second node using this backup would run alongside that one, and "
+            f"{TWO_NODES}. If that one is off, repeat this {JUST_NOW:.0f} seconds after its last change"
+        )
     if not take_over:
         raise InUse(
             f"{living.words}. Nothing was restored: a second node using this backup would run alongside that one, and "
