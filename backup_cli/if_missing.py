@@ -116,12 +116,14 @@ def tell_there(target: Path, resume: bool, dry_run: bool, as_json: bool) -> None
 def advise_init(error: BackupError, directory: Path, urls: Sequence[str]) -> BackupError:
     """The error, with what to do for a node that has never run: no entrypoint may do that by itself."""
     command = shell_line("backup-cli", "init", "--lightning-dir", directory, *urls)
-    advice = type(error)(
-        f"{error}. If this node has run before, its backup must be found (is that disk mounted?): a node that starts "
-        f"empty loses its channels. Only if it has never run, make its backup once, by hand: {command}"
+    advice = (
+        "If this node has run before, its backup must be found (is that disk mounted?): a node that starts empty loses "
+        f"its channels. Only if it has never run, make its backup once, by hand: {command}"
     )
-    advice.listed = error.listed
-    return advice
+    if error.listed:  # the message ends by announcing a list
+        error.listed = (*error.listed, advice)
+        return error
+    return type(error)(f"{error}. {advice}")
 
 
 def named_in_lock(directory: Path) -> str | None:

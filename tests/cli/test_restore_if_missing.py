@@ -206,12 +206,10 @@ def test_copy_that_was_not_promoted_is_refused(lived: World) -> None:
 
 
 STEPS = {
-    "before the old file is moved": (restoring, "move_aside", 1),
     "before the database": (Unfinished, "publish", 1),
     "before anything is recorded": (restoring, "hand_over", 1),
     "before the lock": (handing_over, "write_settings", 1),
     "before all is recorded again": (restoring, "hand_over", 2),
-    "before the lock again": (handing_over, "write_settings", 2),
 }
 
 
