@@ -73,7 +73,7 @@ bench: $(READY_TO_TEST) ## the benchmark: this plugin, a bare one, SQLite's repl
 	$(BIN)/python -m contrib.bench --directory $(or $(DIR),/var/tmp) --json bench.json --svg docs/latency.svg
 
 bench-places: $(READY_TO_TEST) ## what a commit costs at each kind of destination, as ratios to a local file (ONLY=sftp,s3, DIR=...)
-	$(BIN)/python -m contrib.bench.destinations --directory $(or $(DIR),/var/tmp) $(if $(ONLY),--only $(ONLY)) --json bench-places.json
+	$(BIN)/python -m contrib.bench.destinations --directory $(or $(DIR),/var/tmp) $(if $(ONLY),--only $(ONLY),--svg docs/destinations.svg) --json bench-places.json
 
 torture: $(READY_TO_TEST) ## kill -9 at random, thousands of rounds (ROUNDS=..., SEED=..., MEMBERS=1: several members that fail)
 	$(BIN)/python -m tests.end_to_end.torture --rounds $(or $(ROUNDS),5000) $(if $(SEED),--seed $(SEED)) $(if $(MEMBERS),--members)

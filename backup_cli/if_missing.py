@@ -22,6 +22,7 @@ from backends.text import shell_line
 from backup_cli.console import say, warn
 from backup_cli.dry_run import tell_steps
 from backup_cli.for_programs import hand_out_result
+from backup_cli.restore_past import Wanted
 from backup_cli.restore_place import existing_at
 
 IF_MISSING = "--if-missing"
@@ -45,9 +46,14 @@ class NothingYet(BackupError):
     kind = "nothing_yet"
 
 
-def refuse_with_others(given: bool, *, replace: bool, to_version: int | None, kept: bool) -> None:
+def refuse_with_others(given: bool, *, replace: bool, wanted: Wanted) -> None:
     """Raise UsageError if `--if-missing` was given together with an option that means the opposite."""
-    others = {"--replace": replace, "--to-version": to_version is not None, "--kept": kept}
+    others = {
+        "--replace": replace,
+        "--to-version": wanted.to_version is not None,
+        "--to-time": wanted.to_time is not None,
+        "--kept": wanted.kept,
+    }
     for option, there in others.items():
         if given and there:
             raise click.UsageError(f"{IF_MISSING} restores the newest state where there is none, so not with {option}")

@@ -15,7 +15,7 @@ import click
 
 from backends import __version__, keyring
 from backends.errors import BackupError
-from backends.system import interrupts
+from backends.system import interrupts, spool
 from backends.text import unexpected
 from backup_cli import as_owner
 from backup_cli.console import fail, forget_warnings, say
@@ -121,7 +121,7 @@ def run(arguments: list[str] | None = None) -> int:
     forget_warnings()
     keyring.forget()  # what another command in this process has opened is closed to this one
     try:
-        with interrupts.audible():
+        with interrupts.audible(), spool.keeping():
             result: Any = cli.main(args=arguments, prog_name="backup-cli", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         code = _tell(error)

@@ -8,8 +8,7 @@ from typing import NoReturn
 
 import click
 
-from backends.change import ahead
-from backends.errors import BackupError, NotABackup, Unreachable
+from backends.errors import BackupError, NotABackup, Unreachable, Unrestorable
 from backends.keyring import DataKey
 from backends.legacy import legacy_backup_at
 from backends.log.backup import Backup
@@ -24,9 +23,9 @@ from backup_cli.finding_keys import find_key
 from backup_cli.if_missing import advise_init
 from backup_cli.key_options import KeyOptions
 from backup_cli.legacy import CANNOT_RESUME
-from backup_cli.restore_members import ReadMembers, source_at
+from backup_cli.restore_members import ReadMembers, Source, source_at
+from backup_cli.restore_past import Past, Wanted, find_past, version_suffix
 from backup_cli.restore_place import existing_at, file_behind, refuse_inside
-from backup_cli.restore_text import WHY_OLD_IS_DEADLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +34,14 @@ class Wishes:
 
     if_missing: bool
     replace: bool
-    resume: bool
-    to_version: int | None
-    kept: bool
-    not_for_a_node: bool
+    wanted: Wanted
     accepted: bool
     """Whether unknown schema objects are accepted (`--accept-schema`)."""
     consent: tuple[str, ...]
     take_over: bool
     dry_run: bool
+    check: bool
+    """Whether the whole database is checked, however large it is and wherever it comes from (`--check`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,35 +59,33 @@ class Order:
     """The file that `target` leads to, if it is a link; else `target`."""
     existing: list[Path]
     """The files that are at `file` now, a database and its journals."""
-    old: bool
-    """The state is old, so it is for looking at only, and the file's name says so."""
+    past: Past
     wishes: Wishes
     key: DataKey | None
     """The key of an encrypted backup."""
 
+    @property
+    def old(self) -> bool:
+        """Whether the state is old: then it is for looking at only, and the file's name says so."""
+        return bool(self.past.suffix)
 
-def demand_consent(to_version: int | None, resume: bool, not_for_a_node: bool, kept: bool) -> None:
-    if to_version is None and not_for_a_node and not kept:
-        raise click.UsageError("--not-for-a-node needs --to-version or --kept; without them, the restore is for a node")
-    if to_version is not None and (resume or not not_for_a_node):
-        raise BackupError(
-            f"an old version is for looking at only. {WHY_OLD_IS_DEADLY}. To restore a node, leave --to-version out; "
-            "if you only want to look, add --not-for-a-node (and no --resume). Nothing was restored"
-        )
+    @property
+    def resume(self) -> bool:
+        """Whether the node goes on with this backup (`--resume`)."""
+        return self.wishes.wanted.resume
 
 
 def order_of(urls: tuple[str, ...], target: Path, without: tuple[str, ...], key: KeyOptions, wishes: Wishes) -> Order:
     """What is to be restored, and where to. Raises BackupError if that is refused; nothing is changed yet."""
-    legacy = _legacy_file(urls, wishes.resume, wishes.kept, key)
+    legacy = _legacy_file(urls, wishes.wanted, key)
     try:
         opened_with = None if legacy is not None else find_key(urls, key, [target.parent])
-        source = None if legacy is not None else source_at(urls, without, wishes.resume)
+        source = None if legacy is not None else source_at(urls, without, wishes.wanted.resume)
     except (NotABackup, Unreachable) as error:
         raise advise_init(error, target.parent, urls) if wishes.if_missing else error from None
+    source, past = _past(source, wishes.wanted)
     url, backup, members = (urls[0], None, None) if source is None else (source.url, source.backup, source.members)
-    old = "" if backup is None or not wishes.kept else _name_of_kept(url, backup, wishes.resume, wishes.not_for_a_node)
-    old += f".version-{wishes.to_version}-NOT-FOR-A-NODE" if wishes.to_version is not None else ""
-    target = target.with_name(f"{target.name}{old}")
+    target = target.with_name(f"{target.name}{past.suffix}")
     refuse_inside(target.parent)
     refuse_if_running(target.parent)
     file = file_behind(target)
@@ -97,9 +93,9 @@ def order_of(urls: tuple[str, ...], target: Path, without: tuple[str, ...], key:
     existing = existing_at(file)
     if existing and not wishes.replace and not wishes.if_missing:
         _refuse_to_overwrite(existing, file, url, backup)
-    if wishes.resume:
+    if wishes.wanted.resume:
         _demand_nodes_directory(target)
-    return Order(url, backup, members, legacy, target, file, existing, bool(old), wishes, opened_with)
+    return Order(url, backup, members, legacy, target, file, existing, past, wishes, opened_with)
 
 
 def _demand_nodes_directory(target: Path) -> None:
@@ -113,39 +109,31 @@ def _demand_nodes_directory(target: Path) -> None:
         )
 
 
-def _legacy_file(urls: tuple[str, ...], resume: bool, kept: bool, key: KeyOptions) -> Path | None:
+def _past(source: Source | None, wanted: Wanted) -> tuple[Source | None, Past]:
+    """Which state is wanted, and the source that was asked: another member if one of several is damaged."""
+    if source is None:
+        return None, Past(wanted.to_version, None, version_suffix(wanted.to_version))
+    while True:
+        try:
+            return source, find_past(source.url, source.backup, wanted)
+        except (Unrestorable, Unreachable) as error:
+            if source.members is None:
+                raise
+            source = source.members.after(source.url, error, wanted.resume)
+
+
+def _legacy_file(urls: tuple[str, ...], wanted: Wanted, key: KeyOptions) -> Path | None:
     """The older plugin's file that the only URL names; None if it names something else."""
     legacy = legacy_backup_at(urls[0]) if len(urls) == 1 else None
-    if legacy is not None and resume:
+    if legacy is not None and wanted.resume:
         raise BackupError(CANNOT_RESUME)
-    if legacy is not None and kept:
+    if legacy is not None and wanted.to_time is not None:
+        raise click.UsageError("--to-time needs a backup of this plugin; the older plugin's file holds no times")
+    if legacy is not None and wanted.kept:
         raise click.UsageError("--kept needs a backup of this plugin; the older plugin's file keeps no old generation")
     if legacy is not None and key.named:
         raise click.UsageError(f"{key.named[0]} is for an encrypted backup; the older plugin encrypts nothing")
     return legacy
-
-
-def _name_of_kept(url: str, backup: Backup, resume: bool, not_for_a_node: bool) -> str:
-    """The name's suffix for a database restored from the kept generation; empty if that is the node's newest state.
-
-    Raises BackupError if nothing is kept, or if it is old and the user has not said that it is for looking at only.
-    """
-    note = backup.kept()
-    if note is None:
-        raise BackupError(
-            f"no earlier generation is kept in {url}: one is kept, for 7 days, only when a snapshot that disagrees "
-            "with it replaces it. Nothing was restored"
-        )
-    end = end_of_backup(backup, url)
-    if ahead(note.data_version, end.version) > 0:
-        return ""
-    if resume or not not_for_a_node:
-        raise BackupError(
-            f"the kept generation ends at version {note.data_version}, and the backup has reached version "
-            f"{end.version} since, so it is for looking at only. {WHY_OLD_IS_DEADLY}. If you only want to look, add "
-            "--not-for-a-node (and no --resume). Nothing was restored"
-        )
-    return ".kept-NOT-FOR-A-NODE"
 
 
 def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backup: Backup | None) -> NoReturn:

@@ -64,10 +64,14 @@ def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool)
     for path in aside:
         say(f"The old file is kept as {path}")
     last = "from a file last written" if older else "last changed"  # the older plugin's records carry no time
+    checked = "integrity checked" if rebuilt.all_checked else _PROVEN
     say(
         f"Restored version {rebuilt.data_version}, {last} {moment(rebuilt.last_time)}, "
-        f"{counted(rebuilt.changes, 'change')} replayed, {size(target.stat().st_size)}, integrity checked:"
+        f"{counted(rebuilt.changes, 'change')} replayed, {size(target.stat().st_size)}, {checked}:"
     )
+
+
+_PROVEN = "integrity checked when its snapshot was made, and now what changed since (all of it: --check)"
 
 
 def restored_document(
@@ -83,6 +87,7 @@ def restored_document(
         "last_change": rebuilt.last_time,
         "changes": rebuilt.changes,
         "database_bytes": target.stat().st_size,
+        "all_checked": rebuilt.all_checked,
         "torn": rebuilt.torn,
         "end_unverified": rebuilt.end_unverified,
         "aside": [str(path) for path in aside],

@@ -17,6 +17,7 @@ from backends.errors import BackupError
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.writer import Writer
 from backends.members.running import RunningMembers
+from backends.system.commits import commits
 from backends.system.scratch import remove_left_over
 from backends.text import counted
 from plugin.damage_watch import DamageWatch
@@ -101,7 +102,9 @@ class Compaction:
         if self._members is not None:
             self._member, self._url = self._members.to_compact()
         try:
-            self._process = start_beside(_COMPACTOR, self._url, directory=self._directory)
+            share = commits.share()
+            told = [] if share is None else [str(share)]
+            self._process = start_beside(_COMPACTOR, self._url, *told, directory=self._directory, share=share)
         except OSError as error:
             self._fail(writer, f"its process could not be started: {error.strerror or error}")
 

@@ -1,4 +1,6 @@
-"""The process that compacts. Its argument is a URL; it prints what the writer must publish, in one line.
+"""The process that compacts. It prints what the writer must publish, in one line.
+
+Its arguments are a URL and, if there is one, the descriptor that shows when the plugin commits.
 
 The plugin starts it in the node's directory. It ends when its stdin is closed, because then the plugin is dead.
 """
@@ -14,9 +16,12 @@ from backends.compaction.compact import compact_log
 from backends.errors import BackupError, Damaged, Unrestorable
 from backends.log.backup import Backup
 from backends.log.reader.opening import read_manifest
+from backends.log.writer.pace import Pace
 from backends.node.key_file import load_key
 from backends.node.lockfile import read_settings
 from backends.sqlite import limits
+from backends.system.commits import read_shared
+from backends.system.overlap import keep_to_one_thread
 from backends.system.pulse import pulse
 from backends.text import one_line, unexpected
 from plugin.compaction import NOTHING, UNRESTORABLE
@@ -26,6 +31,7 @@ from plugin.node_key import check_key
 def main() -> int:
     """0 when done, 1 with a sentence on stderr when it failed, UNRESTORABLE when the backup was proved unrestorable."""
     limits.confine()
+    keep_to_one_thread()  # the node commits meanwhile
     limits.end_when_stuck(lambda error: print(_advice(error), file=sys.stderr, flush=True))
     threading.Thread(target=_end_with_the_plugin, daemon=True).start()
     backup = backup_at(sys.argv[1])
@@ -34,7 +40,7 @@ def main() -> int:
         load_key(Path.cwd())
         # If the node begins another generation at this very moment, the finding must not count against that one.
         generation = _generation_to_read(backup)
-        compacted = compact_log(backup.storage, Path.cwd(), pulse.read, keep_reserve=True)
+        compacted = compact_log(backup.storage, Path.cwd(), pulse.read, keep_reserve=True, pace=_pace())
     except MemoryError:
         print(_advice(limits.out_of_memory()), file=sys.stderr)
         return 1
@@ -53,6 +59,12 @@ def main() -> int:
         return 1
     print(compacted.encode() if compacted is not None else NOTHING)
     return 0
+
+
+def _pace() -> Pace | None:
+    """To yield to the plugin's commits; None if they cannot be seen."""
+    seen = read_shared(int(sys.argv[2])) if len(sys.argv) > 2 else None
+    return None if seen is None else Pace(seen)
 
 
 def _generation_to_read(backup: Backup) -> int:

@@ -19,15 +19,18 @@ _LOOK_EVERY = 60.0
 """Seconds between two checks of the process."""
 
 
-def start_beside(program: str, *arguments: str, directory: str | Path) -> "subprocess.Popen[bytes]":
+def start_beside(
+    program: str, *arguments: str, directory: str | Path, share: int | None = None
+) -> "subprocess.Popen[bytes]":
     """Start a Python program in the node's directory. It must end when its stdin is closed: then the plugin is dead.
 
-    Raises OSError.
+    It also gets the descriptor `share`, under the same number. Raises OSError.
     """
     return subprocess.Popen(
         [*python(program), *arguments],
         cwd=directory,
         env=os.environ | ONE_ARENA,
+        pass_fds=() if share is None else (share,),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

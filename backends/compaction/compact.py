@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from backends.base import MAX_ROLL_FORWARD
@@ -21,6 +22,7 @@ from backends.log.reader.opening import open_generation
 from backends.log.reader.passes import StoredChange
 from backends.log.writer.compacted import BY, CompactedSnapshot, remove_unfinished
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
+from backends.log.writer.pace import Pace
 from backends.log.writer.snapshot import next_generation, write_snapshot
 from backends.sqlite.copy import file_pieces
 from backends.sqlite.rebuild import BytesDone, rebuild
@@ -32,6 +34,10 @@ LEAVE_OUT_BYTES = 4 << 20
 """The most stored bytes of all changes that are left out of the snapshot, together."""
 
 LEAVE_OUT_MIN = 2
+
+NEARLY_FULL = 64 << 20
+"""If fewer bytes than this will be free at the destination when the snapshot is written, it does not yield to commits:
+the log grows meanwhile, and only the end of the compaction frees space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +57,15 @@ def compact_log(
     keep_reserve: bool = False,
     leave_out: int = MAX_ROLL_FORWARD,
     options: LogOptions = DEFAULT_OPTIONS,
+    pace: Pace | None = None,
 ) -> CompactedSnapshot | None:
     """Write the snapshot of a new generation; None when there is nothing to compact.
 
     The last `leave_out` changes that advance the version stay in the log. Meanwhile `scratch` holds a copy of the
     database. `keep_reserve` is for a compaction beside a running node: the compaction fails rather than take the space
-    that the node's next commits need. Raises BackupError (Damaged, ReplayFailed, or because the writer began another
-    generation meanwhile, or because the destination fails); then nothing that was written is left behind.
+    that the node's next commits need. With `pace`, it yields to those commits. Raises BackupError (Damaged,
+    ReplayFailed, or because the writer began another generation meanwhile, or because the destination fails); then
+    nothing that was written is left behind.
     """
     reserve = SpaceReserve(storage, scratch, keep_reserve=keep_reserve)
     with reaching(storage), open_generation(storage) as reader:
@@ -72,6 +80,8 @@ def compact_log(
 
     def show(done: int, total: int) -> None:
         reserve.check_scratch()
+        if pace is not None:
+            pace.give_way()
         if progress is not None:
             progress(done, 2 * total)  # rebuilding is the first half of the work, writing the snapshot the second
 
@@ -80,10 +90,12 @@ def compact_log(
             raise BackupError("the compaction was overtaken by a new snapshot; it will start over when it is needed")
         database = directory / "compacted.sqlite3"
         rebuilt = rebuild(reader, database, show, take=take, durable=False)
-        pieces = _shown(reserve.checked(file_pieces(database)), database.stat().st_size, progress)
+        size = database.stat().st_size
+        seen = None if pace is None else partial(_look_at_space, pace, size)
+        pieces = _shown(reserve.checked(file_pieces(database), seen), size, progress)
         number = next_generation(storage, begun.generation)
         base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)
-        written = _write(storage, begun, number, base, pieces, options)
+        written = _write(storage, begun, number, base, pieces, options, pace)
     return CompactedSnapshot(begun.generation, number, written, base, place.next_segment)
 
 
@@ -104,12 +116,23 @@ def _shown(pieces: Iterable[bytes], size: int, progress: BytesDone | None) -> It
             progress(size + done, 2 * size)
 
 
+def _look_at_space(pace: Pace, size: int, free: int) -> None:
+    """Whether the rest of a database of `size` bytes nearly fills the destination: then it is not the time to yield."""
+    pace.short_of_space = free < max(size - pace.done, 0) + NEARLY_FULL
+
+
 def _write(
-    storage: Storage, begun: Manifest, number: int, base: Base, pieces: Iterable[bytes], options: LogOptions
+    storage: Storage,
+    begun: Manifest,
+    number: int,
+    base: Base,
+    pieces: Iterable[bytes],
+    options: LogOptions,
+    pace: Pace | None,
 ) -> str:
     """Write the snapshot of the generation with this number; returns its temporary name."""
     try:
-        return write_snapshot(storage, begun.snapshot_header(number), base, pieces, options, by=BY)
+        return write_snapshot(storage, begun.snapshot_header(number), base, pieces, options, by=BY, pace=pace)
     except BaseException:
         with suppress(OSError):
             remove_unfinished(storage)

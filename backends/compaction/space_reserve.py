@@ -1,7 +1,7 @@
 """The space that a compaction leaves free for the node that runs beside it. A commit without space stops the node."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from backends.errors import BackupError
@@ -29,11 +29,17 @@ class SpaceReserve:
         if self._keep_reserve:
             _check(shutil.disk_usage(self._scratch).free, ON_THE_NODES_DISK, str(self._scratch))
 
-    def checked(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """The pieces, as long as the destination that they go to has space. Raises BackupError, OSError."""
+    def checked(self, pieces: Iterable[bytes], seen: Callable[[int], None] | None = None) -> Iterator[bytes]:
+        """The pieces, as long as the destination that they go to has space. Raises BackupError, OSError.
+
+        `seen` is told how many bytes are free there.
+        """
         for number, piece in enumerate(pieces):
             if self._keep_reserve and number % _LOOK_EVERY == 0:
-                _check(self._storage.space().free, AT_DESTINATION, self._storage.describe())
+                free = self._storage.space().free
+                _check(free, AT_DESTINATION, self._storage.describe())
+                if seen is not None:
+                    seen(free)
             yield piece
 
 

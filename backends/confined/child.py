@@ -12,6 +12,7 @@ from backends import keyring
 from backends.confined.jobs import JOBS
 from backends.confined.messages import MAX_LINE, decode, encode, failure
 from backends.sqlite import limits
+from backends.system import spool
 from backends.system.pulse import pulse
 
 TELL_EVERY = 0.1
@@ -51,6 +52,7 @@ def main() -> None:
     """Do one job. Never returns."""
     job = decode(sys.stdin.buffer.readline(_MAX_JOB))
     keyring.take(job.pop("keys", ()))
+    spool.take(job.pop("spool", None))
     limits.end_with_the_parent(int(job["parent"]))
     limits.confine(limited=bool(job["limited"]))
     voice, over = _Voice(), threading.Event()

@@ -11,6 +11,8 @@ from backends.confined.messages import MAX_TOLD, Overtaken
 from backends.errors import BackupError
 from backends.following.follower import News, Order, follow
 from backends.legacy import LegacyBackup, rebuild_legacy
+from backends.log.backup import Backup
+from backends.log.reader.generation import Reader
 from backends.sqlite.compare import compare, foreign_key_violations
 from backends.sqlite.following import mark_copy, release_copy
 from backends.sqlite.limits import scale
@@ -25,23 +27,24 @@ def rebuild_backup(
     target: str,
     *,
     generation: int | None,
-    kept: bool,
+    kept: int | None,
     to_version: int | None,
     durable: bool,
     violations: bool,
-    following: bool,
+    following: str | None,
+    check_all: bool,
 ) -> dict[str, Any]:
     """See `work.rebuild_backup`."""
     backup = backup_at(url)
-    opened = backup.read_kept() if kept else backup.read()
-    if opened is None:
-        raise BackupError("the kept generation is gone; nothing was restored")
-    with opened as reader:
+    with backup.read() if kept is None else _read_held(backup, kept) as reader:
         if generation not in (None, reader.manifest.generation):
             raise Overtaken("the node has just begun a new generation; nothing was changed. Try again")
+        if following not in (None, reader.manifest.backup_id.hex()):
+            raise Overtaken("another backup has just been put in the place of this one; nothing was changed")
+        proven = not check_all and (reader.manifest.key is not None or backup.place.only_this_machine_writes())
         stored, oldest, place = reader.stored_bytes(), reader.manifest.base.data_version, Path(target)
         if to_version is None:
-            rebuilt = rebuild(reader, place, pulse.read, durable=durable)
+            rebuilt = rebuild(reader, place, pulse.read, durable=durable, proven=proven)
         elif to_version < oldest:
             raise BackupError(f"the backup goes back to version {oldest}, not to {to_version}; nothing was restored")
         else:
@@ -52,8 +55,9 @@ def rebuild_backup(
                 take=lambda change: change.data_version <= to_version,
                 enough=to_version,
                 durable=durable,
+                proven=proven,
             )
-    if following:
+    if following is not None:
         assert rebuilt.end is not None
         mark_copy(place, rebuilt.end.checksum)
     return {
@@ -64,6 +68,13 @@ def rebuild_backup(
         "checksum": None if rebuilt.end is None else rebuilt.end.checksum,
         "violations": _told(foreign_key_violations(place), "more") if violations else [],
     }
+
+
+def _read_held(backup: Backup, number: int) -> Reader:
+    for kept in backup.held():
+        if kept.manifest.generation == number:
+            return backup.read_held(kept)
+    raise BackupError(f"generation {number} is not kept any more; nothing was restored. See: backup-cli versions")
 
 
 def follow_backup(url: str, path: str, **order: Any) -> dict[str, Any]:
@@ -86,6 +97,13 @@ def release_followed(path: str) -> dict[str, Any]:
     scale(Path(path).stat().st_size)
     state = release_copy(Path(path))
     return {"state_version": state.data_version, "node_id": state.node_id, "bytes": Path(path).stat().st_size}
+
+
+def mark_followed(path: str, checksum: int) -> dict[str, Any]:
+    """See `work.mark_followed`."""
+    scale(Path(path).stat().st_size)
+    state = mark_copy(Path(path), checksum)
+    return {"state_version": state.data_version, "bytes": Path(path).stat().st_size}
 
 
 def rebuild_legacy_file(file: str, target: str, *, to_version: int | None) -> dict[str, Any]:
@@ -120,6 +138,7 @@ JOBS: dict[str, Callable[..., dict[str, Any]]] = {
         compare_databases,
         follow_backup,
         release_followed,
+        mark_followed,
     )
 }
 
@@ -137,6 +156,7 @@ def _rebuilt(rebuilt: Rebuilt, target: Path) -> dict[str, Any]:
         "foreign_keys": rebuilt.foreign_keys,
         "torn": rebuilt.torn,
         "end_unverified": rebuilt.end_unverified,
+        "all_checked": rebuilt.all_checked,
         "unknown": {
             "objects": list(state.unknown_objects.objects),
             "count": state.unknown_objects.count,

@@ -22,6 +22,7 @@ from backends.errors import BackupError
 from backends.sqlite import limits
 from backends.sqlite.connection import refuse_old_sqlite
 from backends.sqlite.rebuild import BytesDone
+from backends.system import spool
 from backends.system.interrupts import deferred
 
 _CHILD = "import sys; sys.path += sys.argv[1:]; from backends.confined.child import main; main()"
@@ -52,11 +53,14 @@ def run(
     this returns or raises, the child has been killed.
     """
     refuse_old_sqlite()  # before anything has begun
-    started = None
+    kept = spool.current()
+    started = inherited = None
     try:
         with deferred():
-            started = _start()
+            inherited = None if kept is None else kept.for_child()
+            started = _start(inherited)
         order = {"job": job, "arguments": arguments, "parent": os.getpid(), "limited": not limits.lifted()}
+        order["spool"] = inherited
         # Through the pipe, which nobody else can read: other users see a process's arguments, and what it starts itself
         # sees its environment.
         _give(started, {**order, "keys": keyring.export()})
@@ -65,9 +69,11 @@ def run(
         with deferred():
             if started is not None:
                 _end(started)
+            if inherited is not None:
+                os.close(inherited)
 
 
-def _start() -> "subprocess.Popen[bytes]":
+def _start(inherited: int | None) -> "subprocess.Popen[bytes]":
     places = [os.path.abspath(place) for place in sys.path if place]  # noqa: PTH100 (keeps links as they are)
     try:
         return subprocess.Popen(
@@ -77,6 +83,7 @@ def _start() -> "subprocess.Popen[bytes]":
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=() if inherited is None else (inherited,),
         )
     except OSError as error:
         raise BackupError(

@@ -42,6 +42,7 @@ __all__ = [
     "compact_backup",
     "compare_databases",
     "follow_backup",
+    "mark_followed",
     "rebuild_backup",
     "rebuild_legacy_file",
     "release_followed",
@@ -70,21 +71,25 @@ def rebuild_backup(
     progress: BytesDone | None = None,
     *,
     generation: int | None = None,
-    kept: bool = False,
+    kept: int | None = None,
     to_version: int | None = None,
     durable: bool = True,
     violations: bool = False,
-    following: bool = False,
+    following: str | None = None,
+    check_all: bool = True,
 ) -> Outcome:
     """Write the database in the backup at `url` to the new file `target`, checked and (if `durable`) durable.
 
-    It is made from the generation in use, or from the `kept` one; with `to_version`, it is the database at that
-    version. With `following`, it is a copy that `follow_backup` goes on with. Raises Overtaken when the generation in
-    use is not `generation`, if that is given.
+    It is made from the generation in use, or from the one with the number `kept`, which is kept beside it; with
+    `to_version`, it is the database at that version. With `following`, the id of the backup, it is a copy that
+    `follow_backup` goes on with. Unless `check_all`, a large database of certain origin is not checked again as far as
+    it was checked when its snapshot was made. Raises Overtaken when the generation in use is not `generation`, or the
+    backup not that one, if they are given.
     """
     arguments = {
         "url": url, "target": str(target.absolute()), "generation": generation, "kept": kept,
         "to_version": to_version, "durable": durable, "violations": violations, "following": following,
+        "check_all": check_all,
     }  # fmt: skip
     said = run("rebuild_backup", arguments, progress)
     try:
@@ -139,6 +144,20 @@ def release_followed(path: Path) -> DatabaseState:
         raise _nonsense(error) from None
     check_made(path, size)
     return state
+
+
+def mark_followed(path: Path, checksum: int) -> int | None:
+    """Make the database at `path` a copy again that holds the change of the record with this checksum, durably.
+
+    Returns its version. Raises BackupError.
+    """
+    said = run("mark_followed", {"path": str(path.absolute()), "checksum": checksum})
+    try:
+        version, size = perhaps_number(said, "state_version", VERSIONS), number(said, "bytes")
+    except Nonsense as error:
+        raise _nonsense(error) from None
+    check_made(path, size)
+    return version
 
 
 def _news(sent: object) -> News:
@@ -241,6 +260,7 @@ def _rebuilt(said: dict[str, Any]) -> Rebuilt:
         truth(said, "foreign_keys"),
         perhaps_text(said, "torn"),
         perhaps_text(said, "end_unverified"),
+        all_checked=truth(said, "all_checked"),
     )
 
 

@@ -85,12 +85,14 @@ class Stretch:
 class Order:
     """What a stretch is to do."""
 
+    backup_id: str
+    """Whose changes the copy takes: another backup may come to be at the same place at any moment."""
     once: bool
-    """End as soon as the copy is in step."""
+    """End as soon as the copy is in step, and checked if that is due."""
     every: float
     """Seconds between two looks for more."""
-    check_due: float
-    """When to begin the next check of all tables, in seconds since 1970."""
+    check_in: float
+    """Seconds until the next check of all tables begins. Not a time of day: the clock may jump."""
     check_every: float
     """Seconds from one check to the next."""
     accept_unknown: bool
@@ -108,7 +110,9 @@ def follow(backup: Backup, path: Path, order: Order, tell: Callable[[News], None
     with closing(FollowingCopy(path, accept_unknown=order.accept_unknown)) as copy, reaching(storage):
         at = Mark(copy.checksum, copy.data_version)
         try:
-            tail = attach(storage, at)
+            tail = attach(storage, at, bytes.fromhex(order.backup_id))
+        except Moved:
+            return Stretch(Ended.MOVED, None)
         except NotThere as error:
             ended = Ended.AHEAD if error.ahead else Ended.NOT_THERE
             return Stretch(ended, None, at.data_version or 0, error.end.data_version)
@@ -134,7 +138,7 @@ class _Follower:
         pulse.total = tail.stored_bytes
 
     def run(self) -> Ended:
-        check_due, checking = self._order.check_due, False
+        check_due, checking = time.monotonic() + self._order.check_in, False
         while True:
             news = self._catch_up()
             self._tail.check_unmoved()
@@ -142,19 +146,26 @@ class _Follower:
             self._tell(self.news())
             pulse.signs += 1
             if self._order.once:
+                if time.monotonic() >= check_due:
+                    self._check_all_tables()
                 return Ended.IN_STEP
             if not self._copy.is_where_it_was():
                 return Ended.GONE
             if time.process_time() > self._until:
                 return Ended.TIME
-            if not news and (checking or time.time() >= check_due):
+            if not news and (checking or time.monotonic() >= check_due):
                 checking = not self._copy.check_next_table()
                 if not checking:
                     self._checked = int(time.time())
-                    check_due = self._checked + self._order.check_every
+                    check_due = time.monotonic() + self._order.check_every
             pulse.quiet = True
             time.sleep(self._order.every)
             pulse.quiet = False
+
+    def _check_all_tables(self) -> None:
+        while not self._copy.check_next_table():
+            pulse.signs += 1
+        self._checked = int(time.time())
 
     def news(self) -> News:
         manifest = self._tail.manifest

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 from backends import keyring
 from backends.base import LastWriter, Position, Report, SnapshotSource
@@ -17,8 +18,9 @@ from backends.log.known_damage import DamageNotes, read_damage
 from backends.log.latency import measured_latency
 from backends.log.reader.end import check_sequence
 from backends.log.reader.generation import MISSING_SESSION, Reader
-from backends.log.reader.kept import read_kept
+from backends.log.reader.kept import read_held, read_kept
 from backends.log.reader.opening import open_generation, open_kept, read_manifest, read_session
+from backends.log.reader.timeline import Found, state_at
 from backends.log.status import Status, status_of_files
 from backends.log.writer.compacted import CompactedSnapshot, remove_unfinished
 from backends.log.writer.fence import WriterFence, unwritten_session
@@ -99,15 +101,31 @@ class Backup:
             return open_generation(self.storage)
 
     def kept(self) -> Kept | None:
-        """Which generation is kept in addition to the current one; None if none is."""
+        """Which generation is kept because the database disagreed with it; None if none is."""
         with self._reaching():
             return read_kept(self.storage, read_manifest(self.storage))
 
-    def read_kept(self) -> Reader | None:
-        """Open the kept generation for reading; None if there is none."""
+    def held(self) -> list[Kept]:
+        """The generations that are kept in addition to the current one, for whatever reason, oldest first."""
         with self._reaching():
-            kept = read_kept(self.storage, read_manifest(self.storage))
-            return open_kept(self.storage, kept) if kept is not None else None
+            return read_held(self.storage, read_manifest(self.storage))
+
+    def read_held(self, kept: Kept) -> Reader:
+        """Open a generation that is kept for reading. Raises Damaged."""
+        with self._reaching():
+            return open_kept(self.storage, kept)
+
+    def state_at(self, when: int, among: Sequence[Kept] | None = None) -> Found:
+        """The state of the node at `when` (seconds since 1970), among all generations, or only among these kept ones.
+
+        Raises NotHeld or Damaged.
+        """
+        held = self.held() if among is None else among
+        generations: list[Callable[[], Reader]] = [partial(self.read_held, kept) for kept in held]
+        if among is None:
+            generations.append(self.read)
+        with self._reaching():
+            return state_at(generations, when)
 
     def status(self, url: str) -> Status:
         """The backup's status, found out by reading the headers of the log's records."""
@@ -180,7 +198,7 @@ class Backup:
         base = Base(0, source.data_version, first_checksum(backup_id), source.foreign_keys)
         manifest = Manifest(backup_id, 1, base, 1, time_now(), "init", source.node_id, key)
         file = manifest.snapshot_header()
-        written = write_snapshot(self.storage, file, base, source.pieces, self._options)
+        written = write_snapshot(self.storage, file, base, source.pieces, self._options, size=source.size)
         publish_snapshot(self.storage, written, 1)
         create_segment(self.storage, manifest.segment_header(1), self._options).handle.close()
         # The session marker before the manifest: a backup without a marker has lost it and says so, even if its log is

@@ -40,6 +40,8 @@ from backends.log.format.records import (
 )
 from backends.log.format.torn import first_nonzero
 from backends.log.known_damage import DAMAGE
+from backends.log.writer.pace import Pace
+from backends.log.writer.paced import PacedFile
 from backends.log.writer.recovery import TORN, torn_earlier
 from backends.members.key_copies import read_keys_file, replaces
 from backends.members.validity import document_in, fault_in, read_document
@@ -166,12 +168,13 @@ def first_difference(original: ReadHandle, copy: ReadHandle, start: int, size: i
     return None
 
 
-def copy_file(source: Storage, target: Storage, name: str, pause: Pause = _go_on) -> None:
+def copy_file(source: Storage, target: Storage, name: str, pause: Pause = _go_on, pace: Pace | None = None) -> None:
     """Copy a file under a temporary name, durably, and rename it; durable under its name after `sync_names`.
 
+    With `pace`, the copy yields to the commits that are made at the target meanwhile.
     After a failure the temporary file is removed, and the target's own file is as it was. Raises OSError.
     """
-    temporary = _copy_aside(source, target, name, pause)
+    temporary = _copy_aside(source, target, name, pause, pace)
     try:
         pause(0)
         target.rename(temporary, name)
@@ -409,20 +412,16 @@ class _Copying:
         self.gone = [name for name in self.gone if name not in names]
 
 
-def _copy_aside(source: Storage, target: Storage, name: str, pause: Pause) -> str:
+def _copy_aside(source: Storage, target: Storage, name: str, pause: Pause, pace: Pace | None = None) -> str:
     """Copy a file durably under a temporary name, which is returned. Raises OSError; then nothing is left of it."""
     temporary = target.temporary(f"{name}{_BY}")
     try:
         with closing(source.open(name)) as original, closing(target.create(temporary)) as copy:
-            offset = synced = 0
+            paced = PacedFile(copy, SYNC_EVERY, pace, syncs_cost=target.costly)
             for block in original.blocks(0, original.size()):
-                copy.write(offset, block)
-                offset += len(block)
-                if offset - synced >= SYNC_EVERY:
-                    copy.sync()
-                    synced = offset
+                paced.write(block)
                 pause(len(block))
-            copy.sync()
+            paced.sync()
     except BaseException:
         _remove_if_possible(target, [temporary])
         raise

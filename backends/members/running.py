@@ -19,6 +19,7 @@ from backends.log.format.records import is_part_of
 from backends.log.known_damage import DAMAGE
 from backends.log.reader.opening import read_manifest
 from backends.log.writer.compacted import CompactedSnapshot
+from backends.log.writer.pace import Pace
 from backends.log.writer.recovery import seal_segments
 from backends.log.writer.writer import Writer
 from backends.members.catching_up import CatchingUp
@@ -34,6 +35,7 @@ from backends.places.base import Place
 from backends.storage.base import FileFenced, Space, Storage
 from backends.storage.mirror.storage import Differs, MirrorStorage, Options
 from backends.storage.mirror.workers import Late, Workers
+from backends.system.commits import commits
 from backends.system.locks import Locked
 
 SPACE_KEPT = 16 << 20
@@ -367,7 +369,7 @@ class RunningMembers:
         if storage.space().free < size + SPACE_KEPT:
             raise BackupError(f"the member {name} has no space for {size >> 20} MiB more")
         for part in parts:
-            copy_file(source, storage, part, self.pause)
+            copy_file(source, storage, part, pace=Pace(commits))
         storage.sync_names()
 
     def damaged(self, name: str, what: str) -> bool:

@@ -52,6 +52,7 @@ class BucketPlace(Place):
         with reaching(self._storage):
             if self._storage.exists():
                 probe_again(self._store)
+                self._storage.presence.note_marker()
             else:
                 probe(self._store)
         self._probed = True

@@ -199,13 +199,27 @@ class TooManyRows(apsw.CorruptError):
     """A database that SQLite finds intact, but with more rows in some table than lightningd ever writes there."""
 
 
-def integrity_errors(connection: apsw.Connection) -> str | None:
+CHECK_CACHE_KIB = 32 << 10
+"""Page cache for checking a database. With SQLite's own 2 MiB, the check of 1 GiB reads 5.7 times as much, and 10 times
+as much with 4 GiB; with this, twice."""
+
+SMALL_CACHE_KIB = 6 << 10
+"""The same where a running node's plugin checks: its whole process takes less than 40 MiB."""
+
+
+def integrity_errors(connection: apsw.Connection, *, cache_kib: int = CHECK_CACHE_KIB) -> str | None:
     """Read every page and index entry; return the first three faults as SQLite words them, or None.
 
     Raises apsw.Error.
     """
+    run(connection, f"PRAGMA cache_size = -{cache_kib}")
+    return faults(connection, "PRAGMA integrity_check(3)")
+
+
+def faults(connection: apsw.Connection, check: str) -> str | None:
+    """The first three faults that the PRAGMA `check` finds, as SQLite words them, or None. Raises apsw.Error."""
     try:
-        found = [str(row[0]) for row in islice(connection.execute("PRAGMA integrity_check(3)"), 3)]
+        found = [str(row[0]) for row in islice(connection.execute(check), 3)]
     except UnicodeDecodeError:  # SQLite names the faulty table or index, and the name is not UTF-8
         return NOT_UTF8
     return None if found == ["ok"] else "; ".join(printable(" ".join(fault.split())) for fault in found)

@@ -9,13 +9,15 @@ Until it is promoted, the `application_id` in the header says what it is, and th
 The file is read-only (0400) as well: it may be behind, and a node that runs from an old state can lose its channels.
 """
 
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 import apsw
 
-from backends.change import FOLLOWING
+from backends.change import DATABASE_HEADER, FOLLOWING, is_following
 from backends.errors import BackupError
 from backends.sqlite.connection import (
     READ_WRITE,
@@ -39,6 +41,7 @@ _SETTINGS = (
 )
 READ_ONLY_MODE = 0o400
 _NEVER = 1 << 62
+_SQLITE = b"SQLite format 3\0"
 
 
 class NoCopy(BackupError):
@@ -65,8 +68,7 @@ class FollowingCopy(Replay):
         Unless `accept_unknown`, a change is refused that makes something in the schema that no lightningd makes.
         Raises NoCopy, HeldUp, ReplayFailed or another BackupError.
         """
-        if not path.exists():
-            raise NoCopy(f"there is no copy at {path}")
+        _refuse_foreign(path)
         _writable(path)
         super().__init__(path)
         self._changes_per_transaction = _NEVER
@@ -220,11 +222,14 @@ def _of_the_copy(error: Exception, path: Path) -> BackupError | None:
     return None
 
 
-def mark_copy(path: Path, checksum: int) -> None:
+def mark_copy(path: Path, checksum: int) -> DatabaseState:
     """Make a database that was just rebuilt a copy that follows a backup: it holds the change of the record with this
-    checksum. Durable when this returns. Raises BackupError."""
-    _set(path, FOLLOWING, checksum)
+    checksum. Durable when this returns. Returns its state. Raises BackupError."""
+    _refuse_link(path)
+    _writable(path)
+    state = _set(path, FOLLOWING, checksum)
     path.chmod(READ_ONLY_MODE)
+    return state
 
 
 def release_copy(path: Path) -> DatabaseState:
@@ -232,6 +237,7 @@ def release_copy(path: Path) -> DatabaseState:
 
     Durable when this returns. Raises BackupError.
     """
+    _refuse_link(path)
     _writable(path)
     return _set(path, 0, 0)
 
@@ -239,6 +245,8 @@ def release_copy(path: Path) -> DatabaseState:
 def _set(path: Path, application_id: int, user_version: int) -> DatabaseState:
     try:
         with closing(connect(path, READ_WRITE)) as connection:
+            # Once the file has another name, a journal that a power cut brings back would not be found any more.
+            run(connection, "PRAGMA synchronous = EXTRA")
             run(connection, "BEGIN IMMEDIATE")
             run(connection, f"PRAGMA application_id = {application_id}")
             run(connection, f"PRAGMA user_version = {_signed(user_version)}")
@@ -253,6 +261,34 @@ def _set(path: Path, application_id: int, user_version: int) -> DatabaseState:
 def _signed(number: int) -> int:
     """SQLite's header fields are signed."""
     return number - (1 << 32) if number >= 1 << 31 else number
+
+
+def _refuse_link(path: Path) -> None:
+    """Raise NoCopy unless `path` is a regular file with no other name: SQLite would write to somebody else's file, and
+    not find the journal that belongs to it."""
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        raise NoCopy(f"there is no copy at {path}") from None
+    if not stat.S_ISREG(there.st_mode) or there.st_nlink > 1:
+        raise NoCopy(f"{path} is a link, has a second name (a hard link), or is not a regular file")
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise NoCopy for another file than a copy, before anything touches it: it may be a node's database.
+
+    Raises CopyDamaged if it is no database at all.
+    """
+    _refuse_link(path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        header = os.pread(descriptor, DATABASE_HEADER, 0)
+    finally:
+        os.close(descriptor)
+    if not header.startswith(_SQLITE):
+        raise CopyDamaged(f"the copy {path} is damaged: it does not begin as a database does")
+    if not is_following(header):
+        raise NoCopy(f"{path} is not a copy that follows a backup")
 
 
 def _writable(path: Path) -> None:

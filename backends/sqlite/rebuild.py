@@ -12,10 +12,14 @@ from backends.log.reader.generation import Reader
 from backends.log.reader.passes import EndOfLog, StoredChange
 from backends.log.reader.snapshot import SnapshotReader
 from backends.sqlite import limits
+from backends.sqlite.connection import integrity_errors
 from backends.sqlite.replay import Replay
 from backends.sqlite.replay_errors import TooLarge
 from backends.sqlite.source import DatabaseState
+from backends.sqlite.touched import ALWAYS_WHOLE, Touched
+from backends.system.overlap import InTurn
 from backends.system.pulse import pulse
+from backends.times import UNKNOWN_TIME
 
 BytesDone = Callable[[int, int], None]
 """Called with the stored bytes read so far, and their total."""
@@ -35,6 +39,8 @@ class Rebuilt:
     """For people: why nothing can show that the end of the log is there; None when something does."""
     end: Position | None = None
     """The end of the log; None when the rebuild stopped at an earlier version, and for an older plugin's file."""
+    all_checked: bool = True
+    """Whether the whole database was checked; if not, what the replay touched was."""
 
 
 def rebuild(
@@ -45,40 +51,60 @@ def rebuild(
     take: Callable[[StoredChange], bool] | None = None,
     enough: int | None = None,
     durable: bool = True,
+    proven: bool = False,
 ) -> Rebuilt:
     """Write the generation's database to the new file `target`, checked and (if `durable`) durable.
 
-    Stops before the first change for which `take` is false. Damage after version `enough` is ignored.
+    Stops before the first change for which `take` is false. Damage after version `enough` is ignored. `proven` says
+    that nobody but a writer of this project can have made the snapshot: if the database is large, only what the changes
+    have touched is then checked.
     Raises Damaged, ReplayFailed or BeyondLimits; the file is then worthless and the caller removes it.
     """
     total = reader.stored_bytes()
     limits.scale(total)
     show: BytesDone = progress or (lambda done, total: None)
-    read = _write_snapshot(reader.snapshot, target, lambda done: show(done, total))
+    read = _write_snapshot(reader.snapshot, target, lambda done: show(done, total), durable=durable)
+    touched = Touched() if proven and target.stat().st_size > ALWAYS_WHOLE else None
     with Replay(target) as replay:
         size_limit = SizeLimit(replay, target.stat().st_size)
         try:
-            rebuilt = _replay(reader, replay, size_limit, lambda done: show(read + done, total), take, enough)
+            rebuilt = _replay(reader, replay, size_limit, lambda done: show(read + done, total), take, enough, touched)
             show(total, total)  # what follows, the check of the result, cannot report progress
-            rebuilt = replace(rebuilt, state=replay.finish(durable=durable))
+            check = integrity_errors if touched is None else touched.faults
+            state = replay.finish(durable=durable, check=check)
+            rebuilt = replace(rebuilt, state=state, all_checked=touched is None or touched.everything)
         except TooLarge:
             raise size_limit.exceeded() from None
     _check_version(rebuilt.data_version, rebuilt.state)
     return rebuilt
 
 
-def _write_snapshot(snapshot: SnapshotReader, target: Path, tell: Callable[[int], None]) -> int:
+def _write_snapshot(snapshot: SnapshotReader, target: Path, tell: Callable[[int], None], *, durable: bool) -> int:
     """Write the snapshot to the new file `target`, and return the stored bytes read; `tell` gets them on the way."""
-    written = read = 0
+    written = read = synced = 0
     most = limits.allow_snapshot(snapshot.size())
-    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with (
+        os.fdopen(descriptor, "wb", buffering=0) as file,
+        InTurn[bytes](lambda piece: _write(file, target, piece)) as writing,
+        InTurn[int](lambda size: _sync(file, target), at_once=0) as syncing,
+    ):
         for piece, read in snapshot.pieces():
             written += len(piece)
             if most is not None and written > most:
                 raise limits.too_large(most)
-            _write(file, piece, target)
+            writing.give(piece)
+            if durable and written - synced >= _SYNC_EVERY:
+                synced = written
+                syncing.give(written)  # so that the sync at the end has little left to do
             tell(read)
+        writing.wait()
+        syncing.wait()
     return read
+
+
+_SYNC_EVERY = 64 << 20
+"""Bytes of a restored database between two syncs, which go on while the next bytes are written."""
 
 
 def _replay(
@@ -88,6 +114,7 @@ def _replay(
     tell: Callable[[int], None],
     take: Callable[[StoredChange], bool] | None,
     enough: int | None,
+    touched: Touched | None,
 ) -> Rebuilt:
     """Replay the generation's changes, as far as `take` and `enough` of `rebuild` say."""
     base, changes = reader.manifest.base, reader.changes()
@@ -102,6 +129,8 @@ def _replay(
                 replay.foreign_keys = True
             pulse.change, pulse.segment = change.data_version, changes.segment
             size_limit.grow(changes.bytes_read)
+            if touched is not None:
+                touched.note(change.statements)
             replay.execute(change.statements, change.data_version)
             done, version, last_time = done + 1, change.data_version, change.time
             if done % 200 == 0:
@@ -112,6 +141,8 @@ def _replay(
         if enough is None or version != enough:
             raise
     pulse.change = None
+    if not done and changes.base_time != UNKNOWN_TIME:
+        last_time = changes.base_time  # a compaction's snapshot is of an earlier time than its manifest
     rebuilt = Rebuilt(_NOT_YET, version, done, last_time, replay.foreign_keys, None)
     if end is None:
         return rebuilt
@@ -149,16 +180,29 @@ _GRANTED_AT_ONCE = 1 << 17
 backup never meets the limit in between."""
 
 
-def _write(file: IO[bytes], piece: bytes, target: Path) -> None:
+def _write(file: IO[bytes], target: Path, piece: bytes) -> None:
     """Write `piece`. An OSError here comes from the target, not from the destination that is read, and says so."""
     try:
-        file.write(piece)
-        file.flush()
+        rest = memoryview(piece)
+        while rest:
+            rest = rest[file.write(rest) :]
     except OSError as error:
-        raise BackupError(
-            f"{target} could not be written: {error.strerror or error}; nothing was replaced. "
-            "Free some space or check the disk, then try again"
-        ) from error
+        raise _unwritten(target, error) from error
+
+
+def _sync(file: IO[bytes], target: Path) -> None:
+    """Make durable what was written. No error is ignored: a later sync would report success."""
+    try:
+        os.fdatasync(file.fileno())
+    except OSError as error:
+        raise _unwritten(target, error) from error
+
+
+def _unwritten(target: Path, error: OSError) -> BackupError:
+    return BackupError(
+        f"{target} could not be written: {error.strerror or error}; nothing was replaced. "
+        "Free some space or check the disk, then try again"
+    )
 
 
 def _check_version(version: int, state: DatabaseState) -> None:

@@ -7,7 +7,7 @@ A node's own database that is rolled forward in place is different: there each c
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
@@ -181,7 +181,9 @@ class Replay:
             raise self._unusable(error) from error
         return found == header and empty == (not header)
 
-    def finish(self, *, durable: bool = True) -> DatabaseState:
+    def finish(
+        self, *, durable: bool = True, check: Callable[[apsw.Connection], str | None] = integrity_errors
+    ) -> DatabaseState:
         """Check the database, make the file (not its name) durable, and return its state. Raises as `execute` does.
 
         A file that is only examined and then removed need not be `durable`: then most of it never reaches the disk.
@@ -194,7 +196,7 @@ class Replay:
         try:
             # On a new connection, so that the check reads the file and not a cache.
             with closing(connect(self.path, READ_ONLY)) as connection:
-                what = integrity_errors(connection)
+                what = check(connection)
                 if what is not None:
                     rebuilt = "the database rebuilt from this backup fails SQLite's integrity check"
                     raise ReplayFailed(f"{rebuilt}: {what}", rebuilt, f". {_DO_NEXT}")

@@ -13,6 +13,7 @@ from backends.errors import BackupError
 from backends.sqlite.connection import (
     READ_ONLY,
     READ_WRITE,
+    SMALL_CACHE_KIB,
     STEPS_BETWEEN_CALLS,
     Busy,
     Corrupt,
@@ -92,7 +93,7 @@ def copy_database(
             with closing(connect(target, READ_ONLY)) as copy:
                 if progress is not None:
                     copy.set_progress_handler(_going_on(progress, target), STEPS_BETWEEN_CALLS)
-                what = integrity_errors(copy)
+                what = integrity_errors(copy, cache_kib=SMALL_CACHE_KIB)
                 if what is not None:
                     raise corrupt(path, what)
                 return state_of(copy)

@@ -138,6 +138,13 @@ class WriteHandle(ABC):
     def sync(self) -> None:
         """Make everything written until now durable, including the file's size."""
 
+    def write_out(self, offset: int, length: int) -> bool:
+        """Bring these bytes, which were written, from this machine's memory to the disk, without making them durable.
+
+        A later `sync`, of this file or another, then has less to do. Returns False where only `sync` can do that.
+        """
+        return False
+
     @abstractmethod
     def truncate(self, size: int) -> None: ...
 

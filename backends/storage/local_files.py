@@ -6,8 +6,8 @@ import os
 
 from backends.storage.base import WRITE_BIT, FileFenced, ReadHandle, WriteHandle
 
-_ZEROS = 1 << 20
-"""How many zero bytes are written at a time."""
+_ZEROS = 1 << 16
+"""How many zero bytes are written at a time. On a slow disk, commits get in between."""
 
 
 class _Descriptor:
@@ -52,6 +52,7 @@ class LocalWriteHandle(_Descriptor, WriteHandle):
         self._name = name
         self._shows_fence = _is_ours(writing)
         """Whether this filesystem reports a file's real write bit and link count; some mounts set their own modes."""
+        self._writes_out: bool | None = None  # as long as nobody has asked
 
     def follow(self, name: str, directory: int) -> None:
         """Reopen the file under its new name, before the old one is removed. Raises FileFenced if it is another file.
@@ -95,10 +96,23 @@ class LocalWriteHandle(_Descriptor, WriteHandle):
             zeros = bytes(min(_ZEROS, end - offset))
             _write_all(descriptor, offset, zeros)
             offset += len(zeros)
+            if offset < end:
+                self._write_out(descriptor, offset - len(zeros), len(zeros))
         os.fdatasync(descriptor)
 
     def sync(self) -> None:
         os.fsync(self.number)
+
+    def write_out(self, offset: int, length: int) -> bool:
+        return self._write_out(self.number, offset, length)
+
+    def _write_out(self, descriptor: int, offset: int, length: int) -> bool:
+        from backends.system import write_out  # imports much, and most processes never need it
+
+        if self._writes_out is None:
+            self._writes_out = write_out.is_able(descriptor)
+        self._writes_out = self._writes_out and write_out.write_out(descriptor, offset, length)
+        return self._writes_out
 
     def truncate(self, size: int) -> None:
         os.ftruncate(self.number, size)

@@ -21,10 +21,11 @@ LARGE = 16 << 20
 STEP = 4 << 20
 """Bytes that are freed at a time."""
 
-_REST = 0.01
-"""The shortest pause between two steps, in seconds; a step that takes longer is followed by a pause of its length.
+_REST, _RESTS, _LONGEST_REST = 0.01, 9, 0.5
+"""The shortest pause between two steps, in seconds; as how many steps a pause is long; and the longest pause.
 
-Commits are made during the pauses.
+Commits are made during the pauses. On a stick a step is a few flushes, and 20 commits in 100 ms are made there at best:
+at most one commit in ten waits for a step.
 """
 
 _KINDS = frozenset({"ext3", "ext4"})
@@ -64,7 +65,8 @@ def give_back(descriptor: int, *, synced: bool) -> None:
                 os.ftruncate(descriptor, rest)
                 if synced:  # gives each step its own transaction; if not synced, it would write the remaining data
                     os.fsync(descriptor)
-                time.sleep(max(time.monotonic() - began, _REST))
+                took = time.monotonic() - began
+                time.sleep(min(max(took * (_RESTS if synced else 1), _REST), _LONGEST_REST))
     finally:
         os.close(descriptor)
 

@@ -36,7 +36,7 @@ from backup_cli.attaching import attach_emergency, would_attach
 from backup_cli.consent.newest import demand_newest, discard_newer
 from backup_cli.consent.schema import tell_unknown_schema
 from backup_cli.console import progress, say, show_whole, size, warn
-from backup_cli.copying import copied
+from backup_cli.copying import snapshot_source
 from backup_cli.drill.report import CALLS_PER_PAYMENT
 from backup_cli.dry_run import dry_run_option, held, tell_steps
 from backup_cli.encrypting import Encrypt, encrypt_option, new_slots, with_secret_option, would_open
@@ -255,12 +255,15 @@ def _would_make(directory: Path, url: str) -> str:
 
 @contextmanager
 def _database(directory: Path, scratch: Path) -> Iterator[SnapshotSource]:
-    """What the new backup begins with: a copy of the node's database, or nothing."""
+    """What the new backup begins with: the node's database, or nothing."""
     if _state(directory, writable=True) is None:
         yield nothing()
         return
     path = database_path(directory)
-    with copied(path, scratch) as source, progress(f"Writing the snapshot of version {source.data_version}") as show:
+    with (
+        snapshot_source(path, scratch) as source,
+        progress(f"Writing the snapshot of version {source.data_version}") as show,
+    ):
         yield watched(source, show)
 
 

@@ -45,10 +45,12 @@ from backup_cli.legacy import rebuild_from
 from backup_cli.old_age import LOOK_FOR_A_NEWER, doubt_of
 from backup_cli.options import lock_steps, no_limits, set_old_lock_aside, show_statements, urls_argument
 from backup_cli.ownership import Seen, look, refuse_living_writer, take_over, warn_of_writer, writing
+from backup_cli.point_in_time import PointInTime, TimeParameter
 from backup_cli.replica import warn_of_other_main
 from backup_cli.restore_attached import PutBack, Stored, put_back, secret_is_stored, stored_in, would_put_back
 from backup_cli.restore_members import Source, without_option
-from backup_cli.restore_order import Order, Wishes, demand_consent, order_of
+from backup_cli.restore_order import Order, Wishes, order_of
+from backup_cli.restore_past import Wanted
 from backup_cli.restore_place import (
     Unfinished,
     existing_at,
@@ -80,8 +82,14 @@ from backup_cli.restore_text import (
     help="Write backup.lock (and, if it is encrypted, backup.key), so that the node goes on with this same backup.",
 )
 @click.option("--to-version", type=click.IntRange(min=0), help="Stop at an old version: to look at, never for a node.")
+@click.option(
+    "--to-time",
+    type=TimeParameter(),
+    help="The same, for the state at that time, such as '2026-11-26 14:30' or 2h (ago).",
+)
 @click.option("--kept", is_flag=True, help="Restore the generation that was last replaced (backup-cli versions).")
 @click.option("--not-for-a-node", is_flag=True, help="You know that no node may ever run from an old version.")
+@click.option("--check", is_flag=True, help="Check all of a large database again, also what its snapshot proves.")
 @accept_schema
 @discard_newer
 @without_option
@@ -98,8 +106,10 @@ def restore(
     replace: bool,
     resume: bool,
     to_version: int | None,
+    to_time: PointInTime | None,
     kept: bool,
     not_for_a_node: bool,
+    check: bool,
     accepted: bool,
     consent: tuple[str, ...],
     without: tuple[str, ...],
@@ -117,16 +127,15 @@ def restore(
     An encrypted backup is opened with the hsm_secret or the backup.key that is in DEST or in ~/.lightning, with what
     the options name, or with a passphrase, which is asked for at a terminal.
     """
-    demand_consent(to_version, resume, not_for_a_node, kept)
-    refuse_with_others(if_missing, replace=replace, to_version=to_version, kept=kept)
+    wanted = Wanted(to_version, to_time, kept, resume, not_for_a_node)
+    wanted.demand_consent()
+    refuse_with_others(if_missing, replace=replace, wanted=wanted)
     place = as_owner.restore_place(Path(dest))
     target = target_of(place, as_directory=dest.endswith(os.sep))
     if if_missing and database_is_there(target, file_behind(target)):  # before a destination can make anybody wait
         tell_there(target, resume, dry_run, as_json)
         return
-    wishes = Wishes(
-        if_missing, replace, resume, to_version, kept, not_for_a_node, accepted, consent, take_over, dry_run
-    )
+    wishes = Wishes(if_missing, replace, wanted, accepted, consent, take_over, dry_run, check)
     order = order_of(tuple(split_trailing(url)[0] for url in urls), target, without, key, wishes)
     target = order.target
     if dry_run:
@@ -154,7 +163,7 @@ def restore(
 
 def _tell_after(order: Order, rebuilt: Rebuilt, files: list[PutBack]) -> None:
     """Say what to know before a node is started from the restored database."""
-    url, backup, target, resume = order.url, order.backup, order.target, order.wishes.resume
+    url, backup, target, resume = order.url, order.backup, order.target, order.resume
     if order.members is not None and resume:
         url = order.members.resumed_with(url)
     if order.old:
@@ -200,16 +209,16 @@ def _restore(order: Order, temporary: Unfinished) -> tuple[Order, Rebuilt, list[
         with ignored():  # an interrupt between these steps would leave only some files with their new names
             # First: once the database is there, a restore that was cut off cannot simply be repeated.
             files = put_back(target.parent, stored)
-            if order.wishes.resume and order.key is not None:
+            if order.resume and order.key is not None:
                 write_key(target.parent, order.key)
             # No node starts on a backup without its database, but on the other hand nobody could tell that a database
             # without backup.lock was restored, and from which backup.
-            first = order.wishes.resume and not (target.parent / LOCK_FILE).exists()
+            first = order.resume and not (target.parent / LOCK_FILE).exists()
             if first:
                 _resume(order, None)
             aside = move_aside(order.file, order.existing)
             temporary.publish(order.file)
-            if order.wishes.resume:
+            if order.resume:
                 if not first:
                     set_old_lock_aside(target.parent)
                 _resume(order, position)
@@ -228,7 +237,7 @@ def _begin_empty(order: Order) -> bool:
     """Have the node begin with a backup that holds nothing yet, as after `init`; returns whether backup.lock, which
     names that backup, was written."""
     directory = order.target.parent
-    if not order.wishes.resume or order.backup is None or named_in_lock(directory) == order.backup.id():
+    if not order.resume or order.backup is None or named_in_lock(directory) == order.backup.id():
         return False
     with ignored():
         if order.key is not None:
@@ -245,7 +254,7 @@ def _tell_dry_run(order: Order, as_json: bool) -> None:
         if not order.wishes.if_missing:
             raise
         say(str(error))
-        steps = [] if not order.wishes.resume else _lock_steps(order)
+        steps = [] if not order.resume else _lock_steps(order)
     tell_steps(steps, as_json)
 
 
@@ -270,7 +279,7 @@ def _rebuilt_from_any(order: Order, temporary: Path, held: ExitStack) -> tuple[O
         except (Unrestorable, Unreachable) as error:
             if order.members is None:
                 raise
-            source = order.members.after(order.url, error, order.wishes.resume)
+            source = order.members.after(order.url, error, order.resume)
         temporary.unlink(missing_ok=True)
         order = replace_field(order, url=source.url, backup=source.backup)
 
@@ -289,7 +298,7 @@ def _steps(order: Order) -> list[str]:
     steps += [f"move {path} aside, to {file.name}.before-restore-TIME next to it" for path in order.existing]
     steps += would_put_back(directory, stored)
     steps.append(f"write the database ({holds}) to {file}")
-    return steps if not order.wishes.resume else steps + _lock_steps(order)
+    return steps if not order.resume else steps + _lock_steps(order)
 
 
 def _lock_steps(order: Order) -> list[str]:
@@ -313,7 +322,7 @@ def _rebuilt(order: Order, temporary: Path) -> tuple[Rebuilt, Position | None]:
     position: Position | None = None
     if backup is None:
         assert order.legacy is not None
-        rebuilt = rebuild_from(order.legacy, temporary, target, order.wishes.to_version)
+        rebuilt = rebuild_from(order.legacy, temporary, target, order.past.to_version)
         end = BackupEnd("", rebuilt.state.node_id, rebuilt.data_version, False, False, 0, None)
     else:
         rebuilt, position, end = _from_backup(order, backup, temporary)
@@ -330,27 +339,27 @@ def _from_backup(order: Order, backup: Backup, temporary: Path) -> tuple[Rebuilt
     """Rebuild from a backup of this plugin. Returns what was rebuilt, its position in the log (None for a kept
     generation), and the backup's end with the version that was restored."""
     seen, before = backup.status(order.url), look(backup)
-    end, note = end_of_backup(backup, order.url, seen), backup.kept() if order.wishes.kept else None
+    end, note = end_of_backup(backup, order.url, seen), order.past.held
     if note is not None:
         end = replace_field(end, version=note.data_version, damaged=False, last_change=note.since, end=None)
     if not order.old and not end.damaged and not order.wishes.consent:  # early; otherwise only after the rebuild
         demand_no_newer(order.target, order.url, end, False, ())
-    if order.wishes.resume:
+    if order.resume:
         _refuse_living(order, backup, before)
     if note is None:
-        tell_plan(seen, order.target, order.wishes.to_version)
+        tell_plan(seen, order.target, order.past.to_version)
         old = None if order.old else doubt_of(backup, seen.last_change, before_restore=True)
         if old is not None:
             warn(f"{old}. {LOOK_FOR_A_NEWER}")
     else:
-        tell_plan_of_kept(order.url, note, order.target, order.wishes.to_version)
+        tell_plan_of_kept(order.url, note, order.target, order.past.to_version)
     rebuilt = _rebuild(order, temporary)
-    if order.wishes.resume:
+    if order.resume:
         _refuse_living(order, backup, before)
     elif not order.old:
         warn_of_writer(writing(before, look(backup)))
     end = replace_field(end, version=rebuilt.data_version, damaged=False, node_id=rebuilt.state.node_id or end.node_id)
-    return rebuilt, None if order.wishes.kept else rebuilt.end, end
+    return rebuilt, None if note is not None else rebuilt.end, end
 
 
 def _node_of(rebuilt: Rebuilt, backup: Backup | None) -> str | None:
@@ -380,8 +389,11 @@ def _refuse_living(order: Order, backup: Backup, before: Seen) -> None:
 
 def _rebuild(order: Order, temporary: Path) -> Rebuilt:
     with progress("Restoring", "Checking the restored database") as show:
-        outcome = rebuild_backup(order.url, temporary, show, kept=order.wishes.kept, to_version=order.wishes.to_version)
-    rebuilt, wanted = outcome.rebuilt, order.wishes.to_version
+        held = None if order.past.held is None else order.past.held.manifest.generation
+        outcome = rebuild_backup(
+            order.url, temporary, show, kept=held, to_version=order.past.to_version, check_all=order.wishes.check
+        )
+    rebuilt, wanted = outcome.rebuilt, order.past.to_version
     if wanted is not None and rebuilt.data_version != wanted:
         raise BackupError(f"the backup ends at version {rebuilt.data_version}, before {wanted}; nothing was restored")
     if rebuilt.state.empty:

@@ -41,7 +41,7 @@ from backup_cli.change_over import (
 from backup_cli.consent.newest import State, demand_consent, discard_newer
 from backup_cli.consent.schema import tell_unknown_schema
 from backup_cli.console import progress, say, size, warn
-from backup_cli.copying import copied
+from backup_cli.copying import snapshot_source
 from backup_cli.dry_run import dry_run_option, held, tell_steps
 from backup_cli.encrypting import Encrypt, encrypt_option
 from backup_cli.for_programs import hand_out_result, json_option
@@ -208,7 +208,10 @@ def _resync(
 ) -> None:
     session, last = secrets.token_hex(8), pairing.backup.writer
     tell_unknown_schema(inspect(database_path(directory), writable=True).unknown_objects)
-    with copied(database_path(directory), scratch) as source, ExitStack() as opened:
+    with (
+        snapshot_source(database_path(directory), scratch, check_first=True) as source,
+        ExitStack() as opened,
+    ):
         if change is not None:
             opened.enter_context(change.begun())
         remember_sessions(directory, backup_id, [session] if last is None else [last.session_id, session])

@@ -1,30 +1,42 @@
 """`backup-cli versions`: lists the states of the node that a backup can restore."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import click
 
 from backends.change import ahead
-from backends.errors import Damaged
+from backends.errors import BackupError, Damaged
 from backends.log.backup import Backup
-from backends.log.format.documents import reason_in_short
+from backends.log.format.documents import Kept, Manifest, reason_in_short
 from backends.log.reader.generation import Reader
 from backends.log.reader.kept import KEEP_FOR
-from backends.log.reader.passes import EndOfLog
+from backends.log.reader.timeline import State, states_of
+from backends.node.lockfile import read_settings
 from backends.text import shell_line
-from backup_cli.console import hand_out, moment, show_line, show_row, size
+from backends.times import UNKNOWN_TIME
+from backup_cli import as_owner
+from backup_cli.completing import offered_urls
+from backup_cli.console import fail, hand_out, moment, moment_ago, show_line, show_row, size
 from backup_cli.finding_keys import find_key
 from backup_cli.key_options import KeyOptions, key_options
 from backup_cli.old_age import doubt_of
-from backup_cli.options import existing_backup_as_owner, url_argument
+from backup_cli.options import existing_backup, existing_backup_as_owner, lightning_dir
+
+IN_USE, REPLACED = "in use", "replaced"
+"""The states of a generation: the newest one, and one that a resync or a new snapshot has replaced."""
 
 
 @dataclass(frozen=True, slots=True)
 class Versions:
     """One generation: the versions that it holds, and their times (seconds since 1970). `bytes` is its stored size."""
 
+    url: str
     generation: int
+    state: str
     reason: str
     first_version: int
     last_version: int
@@ -40,86 +52,153 @@ class Versions:
 
 
 @click.command(short_help="List the versions that a backup can restore.")
-@url_argument
+@click.argument("urls", metavar="[URL]...", nargs=-1, shell_complete=offered_urls)
+@lightning_dir
 @key_options
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
-def versions(url: str, key: KeyOptions, as_json: bool) -> None:
-    """Say which versions the backup at URL holds, and what a resync or new snapshot has replaced.
+def versions(urls: tuple[str, ...], lightning_dir: Path, key: KeyOptions, as_json: bool) -> None:
+    """Say which versions the backup at URL holds, of which time they are, and what is kept of earlier generations.
+
+    Without a URL, it is the node's own backup. Of a backup with several destinations, all that are named are listed.
 
     A node may only run from the last version of the newest generation; all others are for looking at: backup-cli
-    restore --to-version N --not-for-a-node. What was replaced is kept for a week; to restore it: backup-cli restore
-    --kept.
+    restore --to-version N (or --to-time T) --not-for-a-node. What a resync or a new snapshot has replaced is kept for a
+    week; to restore it: backup-cli restore --kept.
 
     An encrypted backup says all this without its key, except for the details of why a generation was begun.
     """
-    url, backup = existing_backup_as_owner(url)
-    find_key(backup, key, needed=False)
-    found = _found(backup)
+    found: list[Versions] = []
+    failed = 0
+    backups = list(_backups(urls, lightning_dir))
+    for url, backup_of in backups:
+        try:
+            named, backup = backup_of()
+            find_key(backup, key, needed=False)
+            listed = _found(named, backup)
+        except BackupError as error:
+            if len(backups) == 1:
+                raise
+            fail(str(error))
+            failed = max(failed, error.exit_code)
+            continue
+        found += listed
+        if not as_json:
+            if len(backups) > 1:
+                show_line(url, bold=True)
+            _table(named, listed)
+            old = doubt_of(backup, listed[-1].last_time)
+            if old is not None:
+                show_line(f"! {old}", fg="yellow")
     if as_json:
         hand_out(json.dumps([asdict(each) for each in found]))
+    if any(each.damage is not None and each.state == IN_USE for each in found):
+        failed = 3
+    if failed:
+        raise click.exceptions.Exit(failed)
+
+
+def _backups(urls: tuple[str, ...], directory: Path) -> Iterator[tuple[str, Callable[[], tuple[str, Backup]]]]:
+    """Each URL, and what opens the backup there."""
+    if not urls:
+        urls = read_settings(as_owner.node_directory(directory)).urls
+        opening = existing_backup
+    elif len(urls) == 1:
+        opening = existing_backup_as_owner
     else:
-        _table(url, found)
-        old = doubt_of(backup, found[-1].last_time)
-        if old is not None:
-            show_line(f"! {old}", fg="yellow")
-    if any(each.damage is not None and each.kept_until is None for each in found):
-        raise click.exceptions.Exit(3)
+        as_owner.backups(urls)
+        opening = existing_backup
+    for url in urls:
+        yield url, partial(opening, url)
 
 
-def _found(backup: Backup) -> list[Versions]:
-    """The kept generation, if there is one, then the generation in use."""
-    found = []
-    note = backup.kept()
-    if note is not None:
-        kept = backup.read_kept()
-        if kept is not None:
-            with kept:
-                found.append(_look(kept, note.since + KEEP_FOR))
+def _found(url: str, backup: Backup) -> list[Versions]:
+    """The generations that are kept, oldest first, then the one in use."""
+    found: list[Versions] = []
+    before: State | None = None
+    for kept in backup.held():
+        each, before = _held(url, backup, kept, before)
+        found.append(each)
     with backup.read() as reader:
-        found.append(_look(reader, None))
+        found.append(_look(url, reader, None, before)[0])
     return found
 
 
-def _look(reader: Reader, kept_until: int | None) -> Versions:
-    """What a generation holds: the log's records are read and checked, but not decompressed."""
-    manifest, scan = reader.manifest, reader.scan()
-    damage: str | None = None
-    end: EndOfLog | None = None
+def _held(url: str, backup: Backup, kept: Kept, before: State | None) -> tuple[Versions, State | None]:
+    until = kept.since + KEEP_FOR
     try:
-        for _ in scan:
-            pass
-        end = scan.end()
+        with backup.read_held(kept) as reader:
+            return _look(url, reader, until, before)
+    except Damaged as error:  # one of its files is missing
+        nothing = (State(0, 0, kept.manifest.base.data_version, kept.manifest.created),) * 2
+        return _versions(url, kept.manifest, *nothing, 0, until, _in_kept(error)), None
+
+
+def _in_kept(error: Damaged) -> str:
+    return f"this generation is damaged: {error.finding}. The one in use does not need it"
+
+
+def _look(url: str, reader: Reader, kept_until: int | None, before: State | None) -> tuple[Versions, State]:
+    """What a generation holds, and its last state: the log's records are read and checked, but not decompressed.
+
+    `before` is the last state of the generation before it.
+    """
+    manifest, scan = reader.manifest, reader.scan()
+    base = manifest.base
+    follows = before is not None and before.sequence == base.sequence
+    first = last = State(manifest.generation, base.sequence, base.data_version, manifest.created)
+    damage: str | None = None
+    try:
+        for number, last in enumerate(states_of(manifest, scan, follows=follows)):
+            first = first if number else last
         reader.snapshot.check_ends()
     except Damaged as error:
-        damage = str(error)
+        damage = str(error) if kept_until is None else _in_kept(error)
+    if before is not None and follows and first.time == UNKNOWN_TIME:
+        first = replace(first, time=before.time)
+    unverified = None if damage is not None else scan.end().end_unverified
+    return _versions(url, manifest, first, last, reader.stored_bytes(), kept_until, damage, unverified), last
+
+
+def _versions(
+    url: str,
+    manifest: Manifest,
+    first: State,
+    last: State,
+    stored: int,
+    kept_until: int | None,
+    damage: str | None,
+    end_unverified: str | None = None,
+) -> Versions:
     return Versions(
+        url,
         manifest.generation,
+        IN_USE if kept_until is None else REPLACED,
         manifest.reason,
-        manifest.base.data_version,
-        scan.position.data_version,
-        manifest.created,
-        scan.position.time,
-        reader.stored_bytes(),
+        first.data_version,
+        last.data_version,
+        first.time,
+        last.time,
+        stored,
         kept_until,
         damage,
-        None if end is None else end.end_unverified,
+        end_unverified,
     )
 
 
-def _table(url: str, found: list[Versions]) -> None:
+def _table(url: str, found: Sequence[Versions]) -> None:
     for each in found:
-        state = "in use" if each.kept_until is None else f"replaced, and kept until {moment(each.kept_until)}"
+        state = each.state if each.kept_until is None else f"replaced, and kept until {moment(each.kept_until)}"
         show_line(f"generation {each.generation:<6}{state} (begun by: {reason_in_short(each.reason)})")
         show_row("  versions", f"{each.first_version} to {each.last_version}, {size(each.bytes)}", 17)
-        show_row("  times", f"{moment(each.first_time)} to {moment(each.last_time)}", 17)
+        show_row("  times", f"{moment(each.first_time)} to {moment_ago(each.last_time)}", 17)
         if each.damage is not None:
             show_line(f"! {each.damage}", fg="yellow")
         if each.end_unverified is not None:
             show_line(f"! {each.end_unverified}", fg="yellow")
     *kept, current = found
-    if kept and ahead(kept[0].last_version, current.last_version) > 0:
+    if kept and ahead(kept[-1].last_version, current.last_version) > 0:
         show_line(
-            f"! The generation that was replaced ends at version {kept[0].last_version}, and the one in use at "
+            f"! The generation that was replaced ends at version {kept[-1].last_version}, and the one in use at "
             f"{current.last_version}: if it was replaced by mistake, do not start the node, and restore it with: "
             + shell_line("backup-cli", "restore", "--kept", "--replace", url, "DEST"),
             fg="yellow",

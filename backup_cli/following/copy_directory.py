@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.base import Position
 from backends.errors import BackupError, InUse
 from backends.holder import COMMAND
 from backends.node.directory import DATABASE
@@ -39,11 +38,6 @@ class Released:
     inode: int
     size: int
     mtime_ns: int
-
-    @property
-    def position(self) -> Position:
-        """Where the backup ended, and this copy with it."""
-        return Position(self.data_version, self.sequence, self.checksum)
 
     def is_file(self, path: Path) -> bool:
         """Whether this is that file, and nobody has written to it since."""
@@ -128,6 +122,25 @@ class CopyDirectory:
         finally:
             lock.release()
 
+    def put_back(self, released: Released) -> None:
+        """Give the database that a promotion, which was cut off, has renamed the name of the copy again, durably.
+
+        Raises BackupError if it is not what that promotion has left.
+        """
+        if self.journals() or not released.is_file(self.database):
+            raise BackupError(
+                f"{self.database} is not the file that an earlier promotion, which was cut off, has left: somebody "
+                "has replaced it, or a node has written to it. Nothing was changed; to see how it compares with the "
+                f"backup, run: {shell_line('backup-cli', 'check-config', '--lightning-dir', self.path)}"
+            )
+        self.database.rename(self.copy)
+        sync_directory(self.path)
+
+    def journals(self) -> list[Path]:
+        """The journals that lie where lightningd's database is to be. SQLite would take them for those of the copy."""
+        beside = [self.database.with_name(f"{DATABASE}{suffix}") for suffix in ("-journal", "-wal", "-shm")]
+        return [path for path in beside if os.path.lexists(path)]
+
     def refuse_database(self) -> None:
         """Raise BackupError if the directory has a node's own database already: it is no place for a copy."""
         why = why_following(self.database)
@@ -138,6 +151,13 @@ class CopyDirectory:
                 f"{self.database} exists: this is a node's own directory, so no copy is kept there, and nothing was "
                 "changed. Name a directory of its own; or, if that file is not needed, move it away first. If a copy "
                 f"was just promoted here and that was cut off, run: {shell_line('backup-cli', 'check-config')}"
+            )
+        journals = self.journals()
+        if journals:
+            raise BackupError(
+                f"{' and '.join(map(str, journals))} exists: it belongs to another database, the one that was called "
+                f"{DATABASE} here, and SQLite would write what it holds into the copy once that has this name. Nothing "
+                "was changed. Move it away, to where that database is now: without it, that database may be damaged"
             )
 
 

@@ -24,7 +24,7 @@ class Figures:
 def write_figures(path: Path, url: str, figures: Figures, now: float) -> None:
     """Replace the file `path`, which everybody may read, as node_exporter must. `now` is in seconds since 1970."""
     note, news = figures.note, figures.news
-    in_step = 0 if note is None else note.in_step
+    in_step = 0 if note is None or note.in_step > now else note.in_step  # the clock may have been wrong then
     values: dict[str, float | None] = {
         "follow_in_step": int(figures.well and bool(news and news.in_step)),
         "follow_failed": int(figures.failed),

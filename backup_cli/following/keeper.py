@@ -7,43 +7,35 @@ recorded in the backup, as `verify` does, and the copy stays as it is, a whole e
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backends.confined.work import Outcome, Overtaken, Stopped, follow_backup, rebuild_backup
+from backends.change import ahead
+from backends.confined.work import Stopped, follow_backup
 from backends.errors import BackupError, KeyNeeded, NotEncrypted, Unrestorable, WrongKey
 from backends.following.follower import Ended, News, Order, Stretch
 from backends.sqlite.following import CopyDamaged, NoCopy
 from backends.system.scratch import scratch_directory
 from backends.text import counted
-from backup_cli.consent.schema import UnknownSchema, demand_known_schema
-from backup_cli.console import age, forget_warnings, progress, say, size, warn
+from backup_cli.consent.schema import UnknownSchema
+from backup_cli.console import age, forget_warnings, say, size, warn
 from backup_cli.finding_keys import find_key
+from backup_cli.following.building import OtherBackup, build
 from backup_cli.following.copy_directory import CopyDirectory, Note
 from backup_cli.following.figures import Figures, write_figures
 from backup_cli.following.sources import Followed, followed_at
 from backup_cli.key_options import KeyOptions
-from backup_cli.noting import damage_noted
 
 NOTE_EVERY = 60.0
 FIGURES_EVERY = 15.0
 MAX_WAIT = 30.0
 """Seconds between two attempts while the backup is in trouble. The first ones come sooner."""
 
-_ATTEMPTS = 5
-
 
 class CopyAhead(BackupError):
     """The copy holds a later version than the backup."""
 
     kind = "copy_ahead"
-
-
-class OtherBackup(BackupError):
-    """Another backup is there than the one that the copy follows."""
-
-    kind = "other_backup"
 
 
 class CopyGone(BackupError):
@@ -152,9 +144,10 @@ class Keeper:
         note = self.note
         assert note is not None
         order = Order(
+            backup_id=note.backup_id,
             once=self._wishes.once,
             every=followed.backup.place.look_every,
-            check_due=max(note.checked, note.rebuilt) + self._wishes.check_every,
+            check_in=_check_in(note, self._wishes.check_every, time.time()),
             check_every=self._wishes.check_every,
             accept_unknown=self._wishes.accepted,
         )
@@ -172,9 +165,9 @@ class Keeper:
             return followed
         if stretch.ended is Ended.NOT_THERE:
             why = "the backup does not hold the last change of the copy any more: a new snapshot has taken its place"
-            self._rebuild(followed, why)
+            self._rebuild(followed, why, stretch.copy_version)
         elif stretch.ended is Ended.AHEAD:
-            raise self._ahead(followed, stretch)
+            raise self._ahead(followed, stretch.copy_version, stretch.backup_version)
         elif stretch.ended is Ended.GONE:
             raise self._gone()
         return None
@@ -186,10 +179,17 @@ class Keeper:
             "backup-cli follow --promote"
         )
 
-    def _ahead(self, followed: Followed, stretch: Stretch) -> CopyAhead:
+    def _nobodys(self, followed: Followed) -> NoCopy:
+        return NoCopy(
+            f"{self._directory.copy} is a copy, but the note beside it is gone that says of which backup, and "
+            f"{followed.url} does not hold its last change. Nothing was changed. Check whether that is the right "
+            "backup; if it is, move the copy away, or name another directory: a new copy is built then"
+        )
+
+    def _ahead(self, followed: Followed, copy_version: int, backup_version: int) -> CopyAhead:
         return CopyAhead(
-            f"the copy in {self._directory.path} is at version {stretch.copy_version}, and {followed.url} ends at "
-            f"version {stretch.backup_version}: "
+            f"the copy in {self._directory.path} is at version {copy_version}, and {followed.url} ends at version "
+            f"{backup_version}: "
             "the backup has lost its end or was set back to an older copy of itself, or its last change was taken back "
             "by a power cut before it was saved. The copy was not changed, and may be the newest state there is: keep "
             "it. In the last case the node's next changes settle this. If the node's own database is alive, start "
@@ -222,52 +222,45 @@ class Keeper:
             raise
         self._unproved = None
 
-    def _rebuild(self, followed: Followed, why: str | None) -> None:
-        """Build the copy from the snapshot and all changes. The old copy stays in place until the new one is whole."""
+    def _rebuild(self, followed: Followed, why: str | None, held: int | None = None) -> None:
+        """Build the copy from the snapshot and all changes. The old copy stays in place until the new one is whole.
+
+        `held` is the version of the old copy, by default the one that was last noted. Raises CopyAhead if the new one
+        is at an earlier version: the backup may have been set back since the old one was compared with it.
+        """
+        note, copy = self.note, self._directory.copy
+        assert note is not None
+        if copy.exists() and not self._is_ours:
+            raise self._nobodys(followed)
         if why is not None:
             say(f"Rebuilding the copy: {why}")
         began = time.monotonic()
         with scratch_directory(self._directory.path) as scratch:
             new = scratch / "rebuilding.sqlite3"
-            outcome = self._outcome(followed, new)
-            rebuilt = outcome.rebuilt
-            demand_known_schema(
-                rebuilt.state.unknown_objects, self._wishes.accepted, followed.url, "the copy was not changed"
-            )
-            end = rebuilt.end
-            assert end is not None
+            built = build(followed, note.backup_id, new, self._wishes.accepted)
+            held, reached = note.data_version if held is None else held, built.news.data_version
+            if copy.exists() and ahead(held, reached) > 0:
+                raise self._ahead(followed, held, reached)
             note = Note(
-                followed.backup.id(), followed.url, outcome.generation, end.data_version, end.sequence,
-                rebuilt.last_time, int(time.time()),
+                note.backup_id, followed.url, built.news.generation, reached, built.news.sequence,
+                built.last_change, int(time.time()), built.news.in_step,
             )  # fmt: skip
             self._write_note(note, durably=True)
             self._directory.replace_copy(new)
-        self.changes += rebuilt.changes
+        self.changes += built.changes
         self.rebuilt = self._is_ours = True
-        for line in (rebuilt.torn, rebuilt.end_unverified):
+        for line in (built.news.torn, built.news.end_unverified):
             if line is not None:
                 warn(line)
         say(
-            f"Built the copy at version {end.data_version}: {size(outcome.size)}, "
-            f"{counted(rebuilt.changes, 'change')} replayed, integrity checked, in {time.monotonic() - began:.1f} s"
+            f"Built the copy at version {reached}: {size(built.size)}, {counted(built.changes, 'change')} replayed, "
+            f"integrity checked, in {time.monotonic() - began:.1f} s"
         )
-
-    def _outcome(self, followed: Followed, new: Path) -> Outcome:
-        for _ in range(_ATTEMPTS):
-            generation = followed.backup.look().manifest.generation
-            new.unlink(missing_ok=True)
-            with (
-                suppress(Overtaken),
-                damage_noted(followed.backup, "follow", generation),
-                progress("Building the copy", "Checking the database") as show,
-            ):
-                return rebuild_backup(followed.url, new, show, generation=generation, durable=False, following=True)
-        raise BackupError(f"{followed.url} begins new generations faster than it can be read; try again in a minute")
 
     # What is told
 
     def _heard(self, followed: Followed, news: News) -> None:
-        self.news, self.changes = news, self._before + news.changes
+        self.news, self.changes, self._is_ours = news, self._before + news.changes, True
         note = self.note or Note(news.backup_id, followed.url)
         self.note = replace(
             note,
@@ -276,8 +269,8 @@ class Keeper:
             data_version=news.data_version,
             sequence=news.sequence,
             last_change=news.last_change or note.last_change,
-            in_step=max(news.in_step, note.in_step),
-            checked=max(news.checked, note.checked),
+            in_step=news.in_step or note.in_step,  # not the later one: the clock may have been wrong
+            checked=news.checked or note.checked,
         )
         if news.in_step:
             self._tell_in_step(news)
@@ -323,6 +316,12 @@ class Keeper:
             write_figures(path, url, figures, time.time())
         except OSError as error:
             say(f"{path} cannot be written: {error.strerror or error}; the copy goes on following")
+
+
+def _check_in(note: Note, every: float, now: float) -> float:
+    """Seconds until all tables are to be checked. A check in the future does not count: the clock was wrong then."""
+    last = max((at for at in (note.checked, note.rebuilt) if at <= now), default=0)
+    return max(last + every - now, 0.0)
 
 
 _LASTING = (NoCopy, KeyNeeded, WrongKey, NotEncrypted, UnknownSchema, OtherBackup)

@@ -4,10 +4,12 @@ The backup's writer is fenced first. So whatever any node was told is saved is i
 be added to it: the copy gets the rest, and holds all of it. What follows is as in `restore --resume`, except that a
 rename takes the place of the rebuilding.
 
-A promotion that was killed is repeated. The note says, from before the copy loses the mark of a copy, which change it
-holds.
+A promotion that was killed is repeated, from its beginning: the backup may have got more changes since. For that, the
+note says, from before the copy loses the mark of a copy, which change it holds, and the copy gets its name and its mark
+again.
 """
 
+import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -15,7 +17,7 @@ from pathlib import Path
 
 from backends.base import Position
 from backends.change import DATABASE_HEADER, is_following
-from backends.confined.work import release_followed
+from backends.confined.work import mark_followed, release_followed
 from backends.errors import BackupError
 from backends.holder import COMMAND
 from backends.keyring import DataKey
@@ -30,6 +32,7 @@ from backends.system.interrupts import ignored
 from backends.text import counted
 from backup_cli.console import moment, say, size, warn
 from backup_cli.finding_keys import find_key
+from backup_cli.following.building import NEVER
 from backup_cli.following.copy_directory import CopyDirectory, Note, Released
 from backup_cli.following.keeper import Keeper, Wishes
 from backup_cli.following.sources import Followed
@@ -70,21 +73,49 @@ def promote(
         held.callback(source.backup.let_go)
         refuse_living_writer(source.url, source.backup, before, take_over, what="follow")
         if note is not None and note.released is not None and not _is_copy(directory):
-            return _finish(directory, source, note, key, 0, None)  # the last promotion was killed
+            _undo(directory, note, note.released)  # the last promotion was killed
         directory.refuse_database()
         keeper = _caught_up(directory, wishes, source)  # while the node may still run, so that the rest is short
         refuse_living_writer(source.url, source.backup, before, take_over, what="follow")  # it has had time to write
-        position, source = _fenced(source)
-        rest = _caught_up(directory, wishes, source)
-        reached, note = rest.news, rest.note
-        if reached is None or note is None or (reached.sequence, reached.checksum) != _place(position):
-            raise BackupError(
-                f"the copy is at version {0 if reached is None else reached.data_version}, and the backup ends at "
-                f"version {position.data_version}: another process has just written to it. Nothing was promoted; stop "
-                "that one for good, then repeat this"
+        try:
+            position, source = _fenced(source)
+            rest = _caught_up(directory, wishes, source)
+            note = _reached(rest, position)
+            refuse_if_running(directory.path)
+            directory.refuse_database()
+        except (BackupError, OSError):
+            warn(
+                "the backup may have been taken over already: then the node that wrote to it does not start any more. "
+                "Repeat this promotion. Only if that node is to go on after all, run on its machine, which says what "
+                "else it needs: backup-cli resync"
             )
-        refuse_if_running(directory.path)
+            raise
         return _finish(directory, source, note, key, keeper.changes + rest.changes, position)
+
+
+def _undo(directory: CopyDirectory, note: Note, released: Released) -> None:
+    """Make what a killed promotion has left a copy again. Raises BackupError if somebody else has changed it since."""
+    if not directory.copy.exists():
+        directory.put_back(released)
+    version = mark_followed(directory.copy, released.checksum)
+    if (version or 0) != released.data_version:
+        raise BackupError(
+            f"{directory.copy} is at version {version}, and an earlier promotion, which was cut off, has left version "
+            f"{released.data_version} there: somebody has replaced it. It was not promoted; move it away"
+        )
+    directory.write(replace(note, released=None), durably=True)
+
+
+def _reached(rest: Keeper, position: Position) -> Note:
+    """What is known of the copy. Raises BackupError unless it ends with the very change that the backup ends with."""
+    reached, note = rest.news, rest.note
+    if reached is None or note is None or (reached.sequence, reached.checksum) != _place(position):
+        raise BackupError(
+            f"the copy is at version {0 if reached is None else reached.data_version}, and the backup ends at "
+            f"version {position.data_version}: another process has just written to it. Nothing was promoted; stop "
+            "that one for good, then repeat this"
+        )
+    return note
 
 
 def _is_copy(directory: CopyDirectory) -> bool:
@@ -98,7 +129,9 @@ def _is_copy(directory: CopyDirectory) -> bool:
 
 def _caught_up(directory: CopyDirectory, wishes: Wishes, source: Source) -> Keeper:
     """Bring the copy to the end of the log in `source`."""
-    keeper = Keeper(directory, replace(wishes, once=True, quiet=True), Followed(source.url, source.backup))
+    # Checks of all tables are for the time before: they take as long as a restore.
+    wishes = replace(wishes, once=True, quiet=True, check_every=NEVER)
+    keeper = Keeper(directory, wishes, Followed(source.url, source.backup))
     keeper.keep()
     return keeper
 
@@ -109,10 +142,15 @@ def _place(position: Position) -> tuple[int, int]:
 
 def _fenced(source: Source) -> tuple[Position, Source]:
     """Fence every writer of the backup, in each member that counts: from now on nobody else adds anything that he
-    acknowledges. Returns where the log ends, and the member where that is."""
+    acknowledges. Returns where the log ends, and the member where that is.
+
+    The session is one that no node knows as its own. Otherwise a service manager would start the node that was stopped
+    by this again, and it would go on with the backup.
+    """
     best: tuple[Position, Source] | None = None
+    session = secrets.token_hex(8)
     for url, backup in source.places():
-        with closing(backup.open(lambda level, line: warn(line))) as writer:
+        with closing(backup.open(lambda level, line: warn(line), session)) as writer:
             if best is None or writer.position.sequence > best[0].sequence:
                 best = writer.position, Source(url, backup, source.members)
     assert best is not None
@@ -125,50 +163,30 @@ def _finish(
     note: Note,
     key: DataKey | None,
     changes: int,
-    position: Position | None,
+    position: Position,
 ) -> Promotion:
-    """The last steps. `position` is where copy and backup end; None if the note knows it, from a promotion that was
-    killed."""
-    node_id: str | None = None
+    """The last steps. `position` is where copy and backup end."""
     stored = stored_in(source.places())
     with ignored():
-        if position is not None:
-            note = replace(note, released=_released(directory.copy, position))
-            directory.write(note, durably=True)  # before the copy loses what says where it is
-        released = note.released
-        assert released is not None
-        place, is_renamed = released.position, not directory.copy.exists()
-        if is_renamed:
-            _refuse_changed(directory, released)
-        else:
-            node_id = release_followed(directory.copy).node_id
-            directory.copy.chmod(0o600)
-            note = replace(note, released=_released(directory.copy, place))
-            directory.write(note, durably=True)
+        note = replace(note, released=_released(directory.copy, position))
+        directory.write(note, durably=True)  # before the copy loses what says where it is
+        node_id = release_followed(directory.copy).node_id
+        directory.copy.chmod(0o600)
+        note = replace(note, released=_released(directory.copy, position))
+        directory.write(note, durably=True)
         files = put_back(directory.path, stored)
         if key is not None:
             write_key(directory.path, key)
-        if not is_renamed:
-            directory.copy.rename(directory.database)
-            sync_directory(directory.path)
+        directory.copy.rename(directory.database)
+        sync_directory(directory.path)
         set_old_lock_aside(directory.path)
         several = None if source.members is None else source.members.several(directory.path)
         lasting = source.backup.place.durable_url(source.url)
-        hand_over(directory.path, lasting, source.backup.id(), place, several)
+        hand_over(directory.path, lasting, source.backup.id(), position, several)
         directory.remove_note()
     return Promotion(
-        source.url, source.backup, source.members, note, place, node_id or _node_id(source), files, changes
+        source.url, source.backup, source.members, note, position, node_id or _node_id(source), files, changes
     )
-
-
-def _refuse_changed(directory: CopyDirectory, released: Released) -> None:
-    """After a promotion that was killed between its last steps: refuse if the database is not what it left."""
-    if not released.is_file(directory.database):
-        raise BackupError(
-            f"{directory.database} is not the file that an earlier promotion, which was cut off, has left: somebody "
-            "has replaced it, or a node has written to it. Nothing was changed; to see how it compares with the "
-            "backup, run: backup-cli check-config"
-        )
 
 
 def _released(path: Path, position: Position) -> Released:

@@ -1,6 +1,6 @@
 """What a commit costs at each kind of destination: all of them in one run, on this machine's loopback.
 
-python -m contrib.bench.destinations [--directory DIR] [--rounds N] [--only KIND,KIND] [--json FILE]
+python -m contrib.bench.destinations [--directory DIR] [--rounds N] [--only KIND,KIND] [--json FILE] [--svg FILE]
 
 One node for each kind plays the recording, call by call in turns, and so do a hook that only answers and, for some
 kinds, bare requests: the same number of durable requests with nothing around them. Our own time is the median of a
@@ -29,6 +29,7 @@ from backup_cli.drill.player import Player, recorded_calls
 from contrib.bench.contestants import HERE, Call
 from contrib.bench.encryption import make_backup
 from contrib.bench.members import make_members
+from contrib.bench.picture import draw
 from contrib.bench.report import PLUGIN, options_of, print_budget
 from contrib.bench.requests import Bare, BareBucket, BareSftp, BareTable, bare_file
 from tests.destinations.places import Places
@@ -186,6 +187,7 @@ def main() -> None:
     """Measure, print the figures, and write the file that the options name."""
     parser = options_of(__doc__)
     parser.add_argument("--only", help="these kinds besides file, separated by commas")
+    parser.add_argument("--svg", type=Path, help="draw the distributions of the commits' latencies here")
     options = parser.parse_args()
     calls = recorded_calls()
     pooled: dict[str, Measured] = {}
@@ -207,6 +209,8 @@ def main() -> None:
     print_budget(found_figures)
     if options.json is not None:
         options.json.write_text(json.dumps(found_figures, indent=1) + "\n")
+    if options.svg is not None:
+        options.svg.write_text(draw([(name, found.commits) for name, found in pooled.items()]))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class Beside:
     alone: list[float] = field(default_factory=list)
     busy: list[float] = field(default_factory=list)
     lasted: float = 0.0
+    ended_at: int = 0
+    """How many commits of `busy` there were when the compaction ended."""
 
     def add(self, other: "Beside") -> None:
         """Add the figures of another round."""
@@ -89,25 +91,44 @@ def rounds(directory: Path, calls: list[Call], count: int, megabytes: int = MEGA
     again, found = long_log(calls, LOOPS)[len(calls) :], Beside()
     for _ in range(count):
         with tempfile.TemporaryDirectory(prefix="lightningd-backup-bench-", dir=directory) as scratch:
-            found.add(_beside(Path(scratch), calls, again, megabytes * 1_000_000))
+            found.add(beside(Path(scratch), calls, iter(again), megabytes * 1_000_000))
     return found
 
 
-def _beside(directory: Path, calls: list[Call], again: list[Call], size: int) -> Beside:
-    """Run one compaction of a database of `size` bytes in `directory`. Raises RuntimeError if it fails."""
-    _prepare(directory, calls, size)
-    found, rest = Beside(), iter(again)
-    player = _Listening(directory, [sys.executable, "-m", "plugin.main"])
+def beside(
+    directory: Path,
+    calls: list[Call],
+    again: Iterator[Call],
+    size: int,
+    *,
+    backup: Path | None = None,
+    prepared: Callable[[], None] = os.sync,
+    alone: int = ALONE,
+    rest: float = 0.0,
+    plugin: Sequence[str] = (sys.executable, "-m", "plugin.main"),
+) -> Beside:
+    """Run one compaction of a database of `size` bytes in `directory`. Raises RuntimeError if it fails.
+
+    The backup is in `directory`, too, unless `backup` says where. `prepared` is called before anything is measured;
+    writing back what was prepared must not slow it down. The node rests for `rest` seconds after each commit.
+    """
+    _prepare(directory, calls, size, backup or directory / "backup")
+    prepared()
+    found = Beside()
+    player = _Listening(directory, [*plugin])
     try:
-        player.play(next(rest))  # the first one also opens the backup
-        for _ in range(ALONE):
-            found.alone.append(player.play(next(rest)))
+        player.play(next(again))  # the first one also opens the backup
+        for _ in range(alone):
+            found.alone.append(player.play(next(again)))
+            time.sleep(rest)
         player.compact()
         began, until = time.monotonic(), math.inf
-        for call in rest:
+        for call in again:
             found.busy.append(player.play(call))
+            time.sleep(rest)
             if player.ended and not found.lasted:
                 found.lasted = time.monotonic() - began
+                found.ended_at = len(found.busy)
                 until = time.monotonic() + AFTERWARDS
             if time.monotonic() > until:
                 break
@@ -119,15 +140,14 @@ def _beside(directory: Path, calls: list[Call], again: list[Call], size: int) ->
     return found
 
 
-def _prepare(directory: Path, calls: list[Call], size: int) -> None:
-    """Create a node with a database of `size` bytes, and a backup that holds it."""
+def _prepare(directory: Path, calls: list[Call], size: int, at: Path) -> None:
+    """Create a node with a database of `size` bytes, and a backup `at` this path that holds it."""
     path = fill_database(directory, calls, size)
-    url = (directory / "backup").as_uri()
+    url = at.as_uri()
     backup = backup_at(url)
     with consistent_copy(path, directory, writable=True) as source:
         position = backup.create(source)
     hand_over(directory, url, backup.id(), position)
-    os.sync()  # writing back what was prepared must not slow down what is measured
 
 
 def fill_database(directory: Path, calls: list[Call], size: int) -> Path:

@@ -23,7 +23,7 @@ from backends.mounts.table import Mount
 from backends.mounts.volumes import Volume
 from backends.node.hand_over import restore_command
 from backends.node.lockfile import read_settings
-from backup_cli.commands.versions import Versions, _table
+from backup_cli.commands.versions import IN_USE, REPLACED, Versions, _table
 from tests.attacks.hostile_text import assert_calm, some
 from tests.end_to_end.world import World, backup_cli
 from tests.fake_lightningd import History, Refused, read_recording
@@ -165,9 +165,10 @@ def test_restore_command_in_the_plugins_refusal_quotes_hostile_directories(
 def test_restore_kept_command_of_versions_quotes_hostile_urls(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The URL is the one that was given, and may have been copied from anywhere."""
     word = case
-    one = Versions(1, "init", 1, 9, 1, 1, 1, 1, None, None)
-    two = Versions(2, "resync", 1, 5, 1, 1, 1, None, None, None)
-    _table(f"file:///{word}", [one, two])
+    url = f"file:///{word}"
+    one = Versions(url, 1, REPLACED, "init", 1, 9, 1, 1, 1, 1, None, None)
+    two = Versions(url, 2, IN_USE, "resync", 1, 5, 1, 1, 1, None, None, None)
+    _table(url, [one, two])
     command = capsys.readouterr().out.partition("and restore it with: ")[2].rstrip("\n")
     assert_calm(command, 1)
     assert pasted(command) == ["backup-cli", "restore", "--kept", "--replace", f"file:///{word}", "DEST"]

@@ -10,11 +10,12 @@ import pytest
 
 from backends import backup_at
 from backends.change import DATABASE_HEADER, Change, is_following
+from backends.errors import BackupError
 from backends.node.hand_over import hand_over
 from backup_cli.following import promotion
 from backup_cli.following.copy_directory import COPY, NOTE, CopyDirectory
 from tests.cli.cli_asserts import assert_refused
-from tests.cli.several import KILLED, dying, killed
+from tests.cli.several import KILLED, dying, failing, killed
 from tests.end_to_end.db_compare import compared, differences, everything
 from tests.end_to_end.world import Said, World, backup_cli, snapshots_taken, tree
 from tests.fake_lightningd import History, Refused
@@ -75,6 +76,44 @@ def test_old_node_is_fenced_by_a_promotion(followed: World, history: History, wa
     promoted.run(History(promoted.version).notes(1))
     with pytest.raises(Refused), followed.node() as node:
         node.play(history.notes(1))
+
+
+def test_old_node_that_is_started_again_before_the_new_one_does_not_go_on(
+    followed: World, history: History, warm: Path
+) -> None:
+    """A service manager does that at once, and what such a node saves would be lost with the promoted copy's start."""
+    assert promote(followed, warm).code == 0
+    before = tree(followed.backup)
+    with pytest.raises(Refused, match="another node"):
+        followed.run(history.notes(1))
+    assert tree(followed.backup) == before
+    history.version = followed.version
+    assert_goes_on(followed, warm, history)
+
+
+def test_promotion_that_fails_after_the_fence_says_what_the_old_node_needs(
+    followed: World, history: History, warm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(promotion, "_reached", failing(promotion._reached, 1, BackupError("the disk is full")))
+        said = promote(followed, warm)
+    assert said.code == 1 and "the disk is full" in said.err and "backup-cli resync" in said.err
+    words = ("resync", "--lightning-dir", followed.directory)
+    assert_refused(backup_cli(*words), f"add --discard-newer {followed.version} ")
+    assert backup_cli(*words, "--discard-newer", followed.version).code == 0
+    followed.run(history.notes(1))
+
+
+@pytest.mark.parametrize("suffix", ["-journal", "-wal"])
+def test_journal_of_the_nodes_former_database_is_not_rolled_back_into_the_promoted_one(
+    suffix: str, followed: World, warm: Path
+) -> None:
+    """Somebody has moved lightningd.sqlite3 away, and left that behind."""
+    stale = warm / f"lightningd.sqlite3{suffix}"
+    stale.write_bytes(b"pages of another database")
+    assert_refused(promote(followed, warm), f"{suffix} exists: it belongs to another database")
+    stale.unlink()
+    assert promote(followed, warm).code == 0
 
 
 def test_promotion_builds_the_copy_if_there_is_none(lived: World, history: History, warm: Path) -> None:
@@ -142,6 +181,10 @@ def test_promotion_killed_between_its_steps_is_repeated(
         assert killed(lambda: promote(followed, warm))
     if (warm / COPY).exists() and (warm / "lightningd.sqlite3").exists():
         raise AssertionError("never two")
+    call = history.note("saved by the old node, which somebody has let go on")
+    followed.run_without_plugin([call])
+    with closing(backup_at(followed.url).open(silent)) as writer:
+        writer.append(Change(call.data_version, list(call.writes)))
     said = promote(followed, warm)
     assert said.code == 0, said
     assert_goes_on(followed, warm, history)

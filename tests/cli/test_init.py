@@ -77,10 +77,10 @@ def test_backup_is_readable_by_its_owner_only_whatever_the_umask(old_node: World
     assert {mode(path) for path in old_node.directory.glob("backup.*")} == {0o600}
 
 
-def test_init_copies_an_existing_database(old_node: World) -> None:
+def test_init_takes_a_snapshot_of_an_existing_database(old_node: World) -> None:
     said = init(old_node)
     assert "holds the database at version 6" in said.text
-    assert "Copying the database: 100 %" in said.text
+    assert "Writing the snapshot of version 6: 100 %" in said.text
     assert old_node.status()["data_version"] == 6
     old_node.assert_restored_equals_the_nodes()
 
@@ -197,7 +197,7 @@ def test_init_stopped_by_ctrl_c_leaves_nothing(world: World, history: History, a
     )
     assert process.stderr is not None
     first = process.stderr.readline()
-    assert "Copying the database" in first
+    assert "Writing the snapshot" in first
     time.sleep(after)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)

@@ -251,7 +251,7 @@ def test_second_place_where_nothing_can_be_made_is_refused_before_the_first_is_m
     before = tree(old_node.root, locks=True)
     said = init_several(old_node, "disk", "nas")
     assert_refused(said, "nas/lightning.bkp is there already")
-    assert "Copying the database" not in said.err
+    assert "Writing the snapshot" not in said.err
     assert tree(old_node.root, locks=True) == before
 
 

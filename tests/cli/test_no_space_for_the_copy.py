@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import apsw
 import pytest
 
 from backends.sqlite import copy as taking
@@ -66,14 +67,35 @@ def test_check_config_predicts_the_lack_of_space_for_the_database_copy(full: Wor
     assert f"backup-cli resync --lightning-dir {full.directory} --scratch DIR" in said.text
 
 
+def use_wal(database: Path) -> None:
+    """Put a stopped node's database into WAL mode: then its file is not the whole database, and it must be copied."""
+    connection = apsw.Connection(str(database))
+    connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    connection.close()
+
+
+def words_for(command: str, world: World) -> list[object]:
+    words: list[object] = [command, "--lightning-dir", world.directory]
+    return words if command == "resync" else [*words, (world.backup.parent / "new.bkp").as_uri()]
+
+
+@needs_small_disks
+@pytest.mark.parametrize("command", ["resync", "init"])
+def test_resync_and_init_of_a_stopped_node_need_no_space_on_its_disk(full: World, command: str) -> None:
+    said = backup_cli(*words_for(command, full))
+    assert said.code == 0, said
+    assert f"version {full.version}" in said.text
+    if command == "resync":
+        full.assert_restored_equals_the_nodes()
+
+
 @needs_small_disks
 @pytest.mark.parametrize("command", ["resync", "init"])
 def test_resync_and_init_without_space_for_the_database_copy_are_refused(
     full: World, tmp_path: Path, command: str
 ) -> None:
-    words: list[object] = [command, "--lightning-dir", full.directory]
-    if command == "init":
-        words.append((full.backup.parent / "new.bkp").as_uri())
+    use_wal(full.database)
+    words = words_for(command, full)
     before = full.everything_on_disk()
     said = backup_cli(*words)
     assert_refused(said, r"name a directory of yours on another disk, with --scratch DIR")
@@ -89,7 +111,7 @@ def test_space_for_the_database_copy_is_not_predicted_on_a_compressing_filesyste
     old_node: World, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Needs no small disk, so it runs for every user."""
-
+    use_wal(old_node.database)
     monkeypatch.setattr(taking, "mount_of", lambda path: SimpleNamespace(kind=kind))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
     said = backup_cli("init", "--lightning-dir", old_node.directory, old_node.url)

@@ -263,7 +263,7 @@ def test_resume_to_a_file_is_refused(lived: World, place: Path) -> None:
 
 def test_old_version_is_never_restored_under_a_database_name(lived: World, place: Path) -> None:
     usage = restore(lived, place, "--not-for-a-node")
-    assert (usage.code, "needs --to-version or --kept" in usage.err) == (2, True)
+    assert (usage.code, "needs --to-version, --to-time or --kept" in usage.err) == (2, True)
     assert_refused(restore(lived, place, "--to-version", "3"), "for looking at only")
     refused = restore(lived, place, "--to-version", "3", "--not-for-a-node", "--resume")
     assert_refused(refused, "for looking at only")

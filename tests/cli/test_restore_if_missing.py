@@ -357,7 +357,7 @@ def test_dry_run_says_what_would_be_done(lived: World) -> None:
     assert tree(place) == before
 
 
-@pytest.mark.parametrize("option", ["--replace", "--kept", "--to-version=1"])
+@pytest.mark.parametrize("option", ["--replace", "--kept", "--to-version=1", "--to-time=2h"])
 def test_options_that_mean_the_opposite_are_usage_errors(lived: World, option: str) -> None:
     more = [] if option == "--replace" else ["--not-for-a-node"]
     said = restore(lived, lived.directory, "--if-missing", option, *more)

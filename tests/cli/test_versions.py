@@ -87,3 +87,27 @@ def test_versions_of_a_damaged_backup_exits_3(lived: World) -> None:
     said = backup_cli("versions", lived.url)
     assert said.code == 3
     assert "the backup is damaged" in said.out
+
+
+def test_versions_without_a_url_lists_the_nodes_own_backup(lived: World) -> None:
+    own = json.loads(backup_cli("versions", "--lightning-dir", lived.directory, "--json").out)
+    assert own == json.loads(backup_cli("versions", lived.url, "--json").out)
+    assert [each["state"] for each in own] == ["in use"]
+
+
+def test_versions_of_several_urls_lists_each_and_fails_for_one_that_is_not_there(lived: World) -> None:
+    copy = lived.root / "copy.bkp"
+    shutil.copytree(lived.backup, copy)
+    two = json.loads(backup_cli("versions", lived.url, copy.as_uri(), "--json").out)
+    assert [each["url"] for each in two] == [lived.url, copy.as_uri()]
+    said = backup_cli("versions", lived.url, (lived.root / "none.bkp").as_uri())
+    assert said.code == 1
+    assert "generation 1 " in said.out
+    assert "error: " in said.err
+
+
+def test_damage_in_a_replaced_generation_is_named_and_the_backup_is_not_damaged(replaced: World) -> None:
+    flip(replaced.backup / "segment-00000001", 100)
+    said = backup_cli("versions", replaced.url)
+    assert said.code == 0
+    assert "! this generation is damaged: " in said.out

@@ -4,9 +4,11 @@ python -m tests.destinations.restore_from_bucket [CHANGES] [MILLISECONDS]
 """
 
 import os
+import re
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from backends.storage.objects.storage import ObjectStorage
 from tests.destinations.buckets import Proxied, proxied
 from tests.destinations.fault_proxy import PASS, Treatment
 from tests.destinations.places import Places
-from tests.end_to_end.world import backup_cli
+from tests.end_to_end.world import command, spawned
 from tests.fake_lightningd.calls import History, fresh_schema
 from tests.log.histories import change, database, noise, silent, source
 
@@ -30,6 +32,8 @@ class Restored:
     seconds: float
     requests: int
     at_once: int
+    most_often: int
+    """How often the same extent of the log was asked for."""
 
     def __str__(self) -> str:
         return (
@@ -61,12 +65,17 @@ def restore(bucket: Proxied, target: Path, changes: int, milliseconds: float) ->
     bucket.proxy.seen.at_once = 0
     bucket.always(Treatment(delay=milliseconds / 1000))
     began = time.monotonic()
-    said = backup_cli("restore", bucket.url, target)
+    said = spawned(*command("restore", bucket.url, target))  # not here, where the proxy works
     seconds = time.monotonic() - began
     bucket.always(PASS)
     assert said.code == 0, said
     assert f"version {changes + 1}" in said.out + said.err, said
-    return Restored(changes, seconds, len(bucket.asked()), bucket.proxy.seen.at_once)
+    asked = bucket.asked()
+    extents = Counter(each.path for each in asked if _EXTENT.search(each.path))
+    return Restored(changes, seconds, len(asked), bucket.proxy.seen.at_once, max(extents.values()))
+
+
+_EXTENT = re.compile(r"/data/[0-9a-f]{32}/[0-9]{12}$")
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ import psutil
 
 from tests.destinations.tools import need, run, start, unmount, wait_until
 
+_FUSEFAT_SEEK = Path(__file__).with_name("fusefat_seek.c")
+
 _LIFE = 200.0
 """Seconds after its last use when a FUSE process is killed: one that hangs must not hang the test run."""
 
@@ -159,9 +161,9 @@ class ExFat(_Fuse):
 
 
 class Fat(_Fuse):
-    """FAT32, served by a small FUSE program that knows a part of it."""
+    """FAT32, served by a small FUSE program that knows a part of it, with one of its bugs fixed (fusefat_seek.c)."""
 
-    kind, programs, megabytes = "fat", ("mkfs.vfat", "fusefat"), 400
+    kind, programs, megabytes = "fat", ("mkfs.vfat", "fusefat", "gcc"), 400
 
     def format(self) -> None:
         run("mkfs.vfat", "-F", "32", "-n", self.label, self.image)
@@ -170,9 +172,11 @@ class Fat(_Fuse):
         """It is served from the image itself."""
 
     def serve(self) -> None:
+        fixed = self.image.with_suffix(".so")
+        run("gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", fixed, _FUSEFAT_SEEK)
         # -s: one thread; with several, their accesses collide.
         options = f"rw+,fsname={self.image}"
-        start("fusefat", "-s", "-f", "-o", options, self.image, self.point)
+        start("env", f"LD_PRELOAD={fixed}", "fusefat", "-s", "-f", "-o", options, self.image, self.point)
 
 
 STICKS: dict[str, type[Stick]] = {"ext4": Ext4, "btrfs": Btrfs, "exfat": ExFat, "fat": Fat}

@@ -127,7 +127,11 @@ def test_libpq_is_loaded_without_the_rest_of_psycopg_or_as_usual(entered: bool) 
         f"importlib.import_module = real if {entered} else refuse\n"
         "from backends.storage.postgres.libpq import pq, Error\n"
         "assert pq.version() > 0 and issubclass(Error, Exception)\n"
-        "print('psycopg.connection' in sys.modules)"
+        "large = ('asyncio', 'importlib.metadata', 'typing_extensions')\n"
+        f"assert not {entered} or not [name for name in large if name in sys.modules]\n"
+        "print('psycopg.connection' in sys.modules)\n"
+        "import asyncio, importlib.metadata, typing_extensions\n"
+        "assert asyncio.run and importlib.metadata.version('click') and typing_extensions.TypedDict, 'the real ones'"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == f"{not entered}\n"

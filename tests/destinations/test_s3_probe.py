@@ -11,8 +11,11 @@ from backends.storage.s3.probe import Unfit, probe, probe_again
 from tests.destinations.buckets import Proxied, store_at
 from tests.destinations.conftest import WorldAt
 from tests.destinations.places import Places
+from tests.destinations.restore_from_bucket import fill
 from tests.destinations.sloppy_gateway import Sloppy, gateway, rclone
 from tests.end_to_end.world import backup_cli
+from tests.fake_lightningd.calls import fresh_schema
+from tests.log.histories import change, database, silent, source
 
 WRONG = {
     Sloppy.IGNORES_IF_NONE_MATCH: "ignores If-None-Match",
@@ -84,3 +87,33 @@ def test_gateway_that_ignores_conditions_since_the_backup_was_made_is_refused_at
         changing.sloppy = Sloppy.IGNORES_IF_NONE_MATCH
         with pytest.raises(BackupError, match="ignores If-None-Match"):
             place_at(url).check_writable()
+
+
+def test_lost_marker_is_put_back_before_a_backup_is_written_to() -> None:
+    """Whoever writes to it finds it lost; a gateway that ignores conditions is refused all the same."""
+    with gateway(Sloppy.NOTHING) as changing:
+        url = f"s3://bucket/node/lightning.bkp?endpoint={changing.endpoint}&timeout=5"
+        backup = Backup(place_at(url))
+        backup.create(source(database((change(fresh_schema()),)), 1))
+        marker = next(key for key in changing.objects if key.endswith("/backup"))
+        for sloppy in (Sloppy.IGNORES_IF_NONE_MATCH, Sloppy.NOTHING):
+            changing.sloppy = sloppy
+            del changing.objects[marker]
+            if sloppy is not Sloppy.NOTHING:
+                with pytest.raises(BackupError, match="ignores If-None-Match"):
+                    place_at(url).check_writable()
+        place_at(url).check_writable()
+        assert marker in changing.objects
+
+
+def test_backup_that_has_only_lost_its_marker_is_restored(bucket: Proxied, tmp_path: Path) -> None:
+    """And no look at a backup asks for more than a start or a restore reads."""
+    fill(bucket, 3)
+    bucket.behind.delete(["backup"])
+    assert Backup(place_at(bucket.url)).look().end.data_version == 4
+    assert not [asked for asked in bucket.asked() if asked.path.endswith("/backup")]
+    restored = backup_cli("restore", bucket.url, tmp_path / "restored.sqlite3")
+    assert restored.code == 0, restored
+    assert "version 4" in restored.out + restored.err
+    Backup(place_at(bucket.url)).open(silent, "next start").close()
+    assert bucket.behind.get("backup").data

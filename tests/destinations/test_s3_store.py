@@ -245,6 +245,17 @@ def test_many_small_objects_are_read_in_order_in_parallel_and_not_all_at_once(bu
         list(bucket.store.read_many(keys))
 
 
+def test_few_small_objects_are_read_without_threads(bucket: Proxied) -> None:
+    """As merging reads them for hours beside a node: what each thread leaves behind is memory that the node lacks."""
+    keys = [f"data/x/{number:06}" for number in range(4)]
+    for key in keys:
+        bucket.behind.create(key, ONE)
+    before = threading.active_count()
+    for _ in bucket.store.read_many(keys):
+        assert not [each for each in threading.enumerate() if each.name.startswith("s3-read")]
+        assert threading.active_count() <= before + 1, "that of the proxy"
+
+
 def test_part_beyond_the_end_of_an_object_is_short(bucket: Proxied) -> None:
     bucket.store.create("it", ONE)
     bucket.store.create("empty", b"")

@@ -1,5 +1,6 @@
 """Sticks: found by label or UUID, and pulled out at the worst moments."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,6 +60,22 @@ def test_stick_mounted_elsewhere_is_found_by_label(
     node = world.run(history.notes(3))
     assert [level for level, _ in node.logs] == ["info"], node.logs
     world.assert_restored_equals_the_nodes()
+
+
+@pytest.mark.parametrize("cluster", [0, 1, 17])
+def test_file_on_fat_is_written_at_its_end_after_a_write_shortly_before(cluster: int, new_stick: NewStick) -> None:
+    """As appending and preallocating do. fusefat alone refuses it with EPERM, which a real FAT never does."""
+    stick = new_stick(Fat).plug()
+    expected = bytearray(cluster * 4096 + 4000)
+    with (stick.point / "file").open("xb", buffering=0) as file:
+        os.pwrite(file.fileno(), expected, 0)
+        for length in (300, 5000):
+            for at, data in ((0, b"a"), (len(expected) - 700, b"b"), (len(expected), b"c" * length)):
+                assert os.pwrite(file.fileno(), data, at) == len(data)
+                expected[at : at + len(data)] = data
+    stick.pull()
+    stick.plug()
+    assert (stick.point / "file").read_bytes() == expected
 
 
 @pytest.mark.parametrize("kind", STICKS)

@@ -4,6 +4,7 @@ Each page has one test, which runs its blocks in sequence (reader.py) and checks
 left out. `make test` cannot run every test inside one of them, so it is given one to run; `--now` is left out.
 """
 
+import os
 import platform
 import re
 import shutil
@@ -230,15 +231,23 @@ def test_block_that_no_test_runs_is_reported(tmp_path: Path) -> None:
 
 def test_private_copy_leaves_the_real_machine_unchanged(tmp_path: Path) -> None:
     places = [Path(top) / tmp_path.name / "written" for top in ("/etc", "/dev", "/run", "/mnt", "/usr", ROOT)]
-    mounted = Path("/proc/self/mounts").read_text().count("overlay")
     with closing(Machine(tmp_path)) as machine:
         for place in places:
             machine.must(f"mkdir {place.parent}; touch {place}")
-        machine.must("mount -t tmpfs tmpfs /mnt/backup; sleep 1000 > /dev/null 2>&1 &")
+        machine.must(f"mount -t tmpfs {tmp_path} /mnt/backup; sleep 1000 > /dev/null 2>&1 &")
+        assert {"overlay", "tmpfs", str(tmp_path)} <= mounted_by(tmp_path, machine.process)
+        assert not mounted_by(tmp_path, os.getpid())
         inside = psutil.Process(machine.process).children()
     assert not [place for place in places if place.parent.exists()]
-    assert Path("/proc/self/mounts").read_text().count("overlay") == mounted
+    assert not mounted_by(tmp_path, os.getpid())
     assert inside and not any(process.is_running() for process in inside)
+
+
+def mounted_by(directory: Path, process: int) -> set[str]:
+    """The sources of the mounts that a process sees and that a test has made: each names the test's directory, as its
+    mount point, as its source or, for an overlay, as the place of what is written. Other tests mount overlays, too."""
+    lines = Path(f"/proc/{process}/mounts").read_text().splitlines()
+    return {line.split()[0] for line in lines if str(directory) in line}
 
 
 # What the readers also do

@@ -202,7 +202,7 @@ def test_compaction_in_middle_of_migration_keeps_foreign_keys_off(tmp_path: Path
 
 def test_replaced_generation_is_kept_and_can_be_read(writer: Writer, created: Maker) -> None:
     assert created().kept() is None
-    assert created().read_kept() is None
+    assert created().held() == []
     written = changes(5, 1)
     for one in written:
         writer.append(one)
@@ -214,9 +214,7 @@ def test_replaced_generation_is_kept_and_can_be_read(writer: Writer, created: Ma
     kept = reader.kept()
     assert kept is not None
     assert (kept.manifest.generation, kept.data_version) == (1, 6)
-    generation = reader.read_kept()
-    assert generation is not None
-    with generation:
+    with reader.read_held(kept) as generation:
         assert b"".join(generation.snapshot) == DATABASE
         assert [one.data_version for one in generation.changes()] == [2, 3, 4, 5, 6]
     assert versions(created()) == [4]
@@ -258,9 +256,8 @@ def test_compaction_does_not_remove_the_kept_generation(writer: Writer, created:
     assert compacted is not None
     writer.publish_compaction(compacted)
     assert versions(created()) == [6]
-    generation = created().read_kept()
-    assert generation is not None
-    with generation:
+    (kept,) = created().held()
+    with created().read_held(kept) as generation:
         assert [one.data_version for one in generation.changes()] == [2]
 
 
@@ -272,9 +269,8 @@ def test_kept_generation_that_lost_its_end_is_damaged(writer: Writer, created: M
     with closing(writer.storage.create("segment-00000001")) as handle:
         handle.write(0, writer.manifest.segment_header(1).encode())
         handle.sync()
-    generation = created().read_kept()
-    assert generation is not None
-    with generation, pytest.raises(Damaged, match="its end is gone"):
+    (kept,) = created().held()
+    with created().read_held(kept) as generation, pytest.raises(Damaged, match="its end is gone"):
         list(generation.changes())
 
 
@@ -289,8 +285,6 @@ def test_snapshot_taken_in_doubt_does_not_displace_generation_replaced_by_resync
     kept = created().kept()
     assert kept is not None
     assert (kept.manifest.generation, kept.data_version) == (1, 2)
-    generation = created().read_kept()
-    assert generation is not None
-    with generation:
+    with created().read_held(kept) as generation:
         assert [one.data_version for one in generation.changes()] == [2]
     assert contents(created()).snapshot == b"the same version"

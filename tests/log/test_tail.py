@@ -275,6 +275,24 @@ def test_damage_in_a_new_record_is_named(tmp_path: Path) -> None:
         follower.look()
 
 
+def test_zeros_over_saved_records_are_not_taken_for_the_end_of_the_log(tmp_path: Path) -> None:
+    """A disk that has lost a write, or an NFS server that applies zeros late: to the follower, nothing is news there.
+    What the writer has noted as saved shows it."""
+    node = new_node(tmp_path)
+    follower = follower_of(node)
+    follower.look()
+    writer = node.writer
+    segment, begin = writer._segments.current, writer._segments.current.end
+    node.note()
+    node.note()
+    segment.handle.write(begin, bytes(segment.end - begin))
+    follower.look()
+    writer._fence.note(writer.position)
+    follower.look()  # what is noted from now on may be newer than what was read before
+    with pytest.raises(Damaged, match="the end of the log is missing"):
+        follower.look()
+
+
 def test_segment_in_the_middle_without_a_record_is_passed(tmp_path: Path) -> None:
     """A writer that was replaced has left it."""
     node = new_node(tmp_path)

@@ -5,14 +5,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
+import apsw
 import psutil
 import pytest
 
 from backends.compaction.compact import compact_log
 from backends.log.known_damage import DAMAGE, found_now
+from backends.log.writer.pace import MAX_PORTION, Pace
 from backends.storage.local import LocalStorage
+from backends.system.commits import Commits, commits
 from backends.system.scratch import scratch_directory
 from plugin import compaction, low_priority, process_watch
 from plugin.compaction import Compaction
@@ -330,3 +334,62 @@ def test_lowering_priorities_in_a_sandbox_that_forbids_it_raises_nothing(monkeyp
     monkeypatch.setattr(psutil.Process, "ionice", refused)
     monkeypatch.setattr(Path, "write_text", refused)
     low_priority.lower_priority()
+
+
+def test_compaction_sees_when_the_plugin_commits(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise it could not yield; the process has nothing but the page."""
+    looks = (
+        "import sys; from backends.system.commits import read_shared; "
+        "sys.exit(f'it saw {read_shared(int(sys.argv[2])).ended} commits')"
+    )
+    monkeypatch.setattr(compaction, "_COMPACTOR", looks)
+    watched.begin()
+    watched.until(lambda: not watched.compaction.running)
+    assert f"it saw {commits.ended} commits" in watched.told[-1]
+    assert commits.ended >= compaction.NEVER_COMPACTED + 4
+
+
+def test_compaction_without_shared_memory_runs_and_does_not_yield(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(commits), "share", lambda _: None)
+    monkeypatch.setattr(compaction, "_COMPACTOR", "import sys; assert len(sys.argv) == 2; print('nothing')")
+    watched.begin()
+    watched.until(lambda: not watched.compaction.running)
+    assert "nothing to compact" in watched.told[-1]
+
+
+class _Committing:
+    """A node in the same thread: one commit is always under way, and one ends whenever the compaction waits."""
+
+    def __init__(self) -> None:
+        self.commits = Commits()
+        for _ in range(10):
+            self.commits.begin()
+            self.commits.end(0)
+        self.commits.begin()
+
+    def sleep(self, seconds: float) -> None:
+        self.commits.end(0)
+        self.commits.begin()
+
+
+def test_compaction_lets_a_commit_go_first_after_every_portion(tmp_path: Path) -> None:
+    place = LocalStorage(tmp_path / "b")
+    backup = backup_in(place)
+    with closing(apsw.Connection(str(tmp_path / "old.sqlite3"))) as old:
+        old.execute(
+            "CREATE TABLE vars (name VARCHAR(32), val VARCHAR(255), intval INTEGER, blobval BLOB, PRIMARY KEY (name)); "
+            "INSERT INTO vars VALUES ('data_version', NULL, 0, randomblob(3000000))"
+        )
+    backup.create(source((tmp_path / "old.sqlite3").read_bytes()))
+    with closing(backup.open(silent, "one")) as writer:
+        for one in changes(30):
+            writer.append(one)
+        node = _Committing()
+        pace = Pace(node.commits, sleep=node.sleep)
+        compacted = compact_log(place, tmp_path, pace=pace)
+        assert compacted is not None
+        assert pace.yielded.portions >= 3_000_000 // MAX_PORTION
+        assert pace.yielded.waits >= pace.yielded.portions
+        writer.publish_compaction(compacted)

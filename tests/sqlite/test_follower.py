@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.end_to_end.db_compare import everything
 from tests.fake_lightningd.calls import Call, History, foreign_keys
 from tests.log.histories import backup_in, change, silent, source
 
-ONCE = Order(once=True, every=0.0, check_due=1e12, check_every=1e12, accept_unknown=False)
+ONCE = Order(backup_id="", once=True, every=0.0, check_in=1e12, check_every=1e12, accept_unknown=False)
 
 
 class Followed:
@@ -28,7 +29,7 @@ class Followed:
         self.history = History()
         self.backup().create(source())
         self.append(self.history.first())
-        rebuild_backup(self.directory.as_uri(), self.path, following=True)
+        rebuild_backup(self.directory.as_uri(), self.path, following=self.backup().id())
 
     def backup(self) -> Backup:
         return backup_in(LocalStorage(self.directory))
@@ -39,7 +40,7 @@ class Followed:
                 writer.append(change(call))
 
     def follow(self, order: Order = ONCE, tell: Callable[[News], None] = lambda news: None) -> Stretch:
-        return follow(self.backup(), self.path, order, tell)
+        return follow(self.backup(), self.path, replace(order, backup_id=self.backup().id()), tell)
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_stretch_ends_before_the_processors_time_of_its_process_is_over(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follower, "STRETCH", 0.0)
-    assert followed.follow(Order(False, 0.0, 1e12, 1e12, False)).ended is Ended.TIME
+    assert followed.follow(replace(ONCE, once=False)).ended is Ended.TIME
 
 
 def test_change_of_another_history_with_the_same_version_is_not_taken_for_the_copys(followed: Followed) -> None:
@@ -139,7 +140,7 @@ def test_every_table_is_checked_when_that_is_due_and_not_again_before_it_is_due(
             raise _Checked
 
     with pytest.raises(_Checked):
-        followed.follow(Order(False, 0.0, 0.0, 1e12, False), tell)
+        followed.follow(replace(ONCE, once=False, check_in=0.0), tell)
     checked = [news.checked for news in looks]
     assert checked[:4] == [0, 0, 0, 0], "the schema, vars, version and db_upgrades"
     assert len(set(checked[4:])) == 1

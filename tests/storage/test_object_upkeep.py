@@ -2,6 +2,7 @@
 
 import random
 from contextlib import closing
+from threading import current_thread
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from backends.storage.base import FileFenced
 from backends.storage.objects import merging
 from backends.storage.objects.sweeping import KEEP, KEEP_NAME
+from backends.system.memory import give_back
 from tests.storage.object_processes import Process, append, content, get, segment
 from tests.storage.simulated_objects import Fault, Killed, ObjectWorld
 
@@ -176,3 +178,24 @@ def test_sweep_forgets_names_that_are_never_used_again(world: ObjectWorld, ours:
     ours.storage.sweep()
     left = sorted(key for key in world.objects if key.startswith("names/"))
     assert left == ["names/manifest", "names/note", *(f"names/segment-{number:08d}" for number in range(199, 300))]
+
+
+def test_memory_goes_back_to_the_system_when_all_is_done(
+    ours: Process, small_pieces: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once after a start, and once after each merging; never in the thread that commits."""
+    returned: list[str] = []
+    monkeypatch.setattr("backends.storage.objects.upkeep.give_back", lambda: returned.append(current_thread().name))
+    handle = segment(ours, 3)
+    handle.tidy()
+    ours.storage.upkeep.wait()
+    assert returned == ["upkeep"]
+    handle.tidy()
+    ours.storage.upkeep.wait()
+    assert returned == ["upkeep"], "nothing was done"
+    for number in range(3, 20):
+        append(handle, number)
+    handle.tidy()
+    ours.storage.upkeep.wait()
+    assert returned == ["upkeep"] * 2
+    give_back()  # the real one raises nothing

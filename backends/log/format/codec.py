@@ -16,6 +16,12 @@ LEVEL_CHANGES = 1
 4 µs a call against 7."""
 
 LEVEL_SNAPSHOT = 3
+
+LARGE_SNAPSHOT = 64 << 20
+LEVEL_LARGE_SNAPSHOT = 1
+"""For a database of more than LARGE_SNAPSHOT bytes, while whose snapshot is made somebody waits: level 1 takes half the
+time of level 3 or less, and what is kept is 2 to 11 % larger."""
+
 _PIECE = 1 << 16
 _MAX_WINDOW_LOG = 23
 """8 MiB, the most that levels 1 to 9 use: a hostile stream cannot ask for more memory."""

@@ -173,7 +173,8 @@ def reason_in_short(reason: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A generation that was replaced because the database disagreed with it, and that is kept for a while.
+    """A generation that was replaced and is kept for a while: because the database disagreed with it, or because the
+    history is kept (`History`).
 
     Its files stay next to those of the current generation, under their own names.
     """
@@ -185,6 +186,9 @@ class Kept:
     """The version at which its log ended."""
     since: int
     """When it was replaced, in seconds since 1970."""
+    last_sequence: int | None = None
+    """Its last record, if a compaction replaced it: the segment in which its log ends may hold records of the next
+    generation, too. Otherwise None."""
 
     def encode(self) -> bytes:
         """The bytes of the file."""

@@ -71,7 +71,7 @@ class Reader:
         """
         session = self.session
         if self.kept is not None:
-            self._check_kept(end, self.kept.data_version)
+            self._check_kept(end, self.kept)
             return None
         if self.session_damage is not None:
             raise Damaged(
@@ -94,9 +94,10 @@ class Reader:
             )
         return None
 
-    def _check_kept(self, end: Position, version: int) -> None:
-        """Raise Damaged unless the log of a kept generation ends at the version at which it once ended."""
-        if end.data_version != version:
+    def _check_kept(self, end: Position, kept: Kept) -> None:
+        """Raise Damaged unless the log of a kept generation ends where it once ended."""
+        version = kept.data_version
+        if end.data_version != version or kept.last_sequence not in (None, end.sequence):
             what = f"the log ends at version {end.data_version}, and version {version} was once saved: its end is gone"
             raise self._end_missing(what, end)
 

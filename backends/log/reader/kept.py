@@ -24,6 +24,12 @@ def read_kept(storage: Storage, current: Manifest) -> Kept | None:
     return kept if same and earlier else None
 
 
+def read_held(storage: Storage, current: Manifest) -> list[Kept]:
+    """The generations that are kept in addition to the current one, oldest first. Raises OSError."""
+    kept = read_kept(storage, current)
+    return [] if kept is None else [kept]
+
+
 def is_over(kept: Kept) -> bool:
     """Whether this generation has been kept for long enough (KEEP_FOR seconds)."""
     return time_now() - kept.since > KEEP_FOR

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 from backends import keyring
@@ -73,7 +74,7 @@ def open_kept(storage: Storage, kept: Kept) -> Reader:
             if not own:
                 raise FileNotFoundError(segment_name(own.start))
             snapshot = _open_snapshot(storage, kept.manifest, files, storage.names())
-            log = _open_log(storage, kept.manifest, own, files)
+            log = replace(_open_log(storage, kept.manifest, own, files), until=kept.last_sequence)
         except FileNotFoundError as error:
             raise missing_file("kept", str(error.filename or error), KEPT, storage) from None
         return Reader(log, snapshot, files.pop_all(), kept=kept)

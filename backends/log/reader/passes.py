@@ -22,6 +22,7 @@ from backends.log.format.torn import End
 from backends.log.reader.records import Chain, Record, RecordReader
 from backends.log.reader.unpacking import SMALL, Unpacker, Unreadable
 from backends.storage.base import ReadHandle
+from backends.times import UNKNOWN_TIME
 
 _AT_ONCE = 16
 """Small changes that are unpacked together before the first of them is executed. Alternating between unpacking and
@@ -53,6 +54,8 @@ class Log:
     A reader ignores what is written to those others meanwhile: the records before it may have been written after this
     reader had read past their place, or it may belong to a later generation.
     """
+    until: int | None = None
+    """The last record that belongs to this generation, if its last segment goes on with those of a later one."""
 
     def stored_bytes(self) -> int:
         """Bytes of the segments' files."""
@@ -89,6 +92,9 @@ class _Pass:
         """Bytes of records read so far."""
         self.segment = 0
         """The index of the segment that is being read."""
+        self.base_time = UNKNOWN_TIME
+        """When the last change in the snapshot was saved, in seconds since 1970; UNKNOWN_TIME unless the log still
+        holds its record and has been read that far."""
         self._torn: str | None = None
         self._end: EndOfLog | None = None
 
@@ -106,13 +112,18 @@ class _Pass:
 
     def _runs(self) -> Iterator[tuple[RecordReader, list[Record]]]:
         """The records of all segments, many at a time, with the chain checked from the snapshot on."""
-        base = self._log.manifest.base
+        base, until, ended = self._log.manifest.base, self._log.until, False
         chain: Chain | None = None
         for number, (index, handle) in enumerate(self._log.segments, 1):
             self.segment = index
             reader = self._reader(index, handle, chain, begun=number <= self._log.begun)
             for run in reader.runs() if number <= self._log.begun else ():
                 self._check_base(reader, run, chain is None)
+                if until is not None and run[-1].header.sequence >= until:
+                    run = [record for record in run if record.header.sequence <= until]
+                    ended = True
+                    if not run:
+                        break
                 last = run[-1]
                 header = last.header
                 chain = Chain(header.sequence, header.checksum)
@@ -120,6 +131,10 @@ class _Pass:
                     self.position = Position(header.data_version, header.sequence, header.checksum, header.time)
                 self.bytes_read += last.offset + len(last.payload) + RECORD_HEADER_SIZE - run[0].offset
                 yield reader, run
+                if ended:
+                    break
+            if ended:
+                break
             if number <= self._log.begun:
                 self._note_torn(reader, number)
         if chain is not None and chain.sequence < base.sequence:
@@ -163,6 +178,7 @@ class _Pass:
             fits = header.previous == base.checksum if header.sequence == base.sequence + 1 else True
             if header.sequence == base.sequence:
                 fits = header.checksum == base.checksum
+                self.base_time = header.time
             if not fits:
                 what = "the log does not continue the snapshot: files of different times were mixed"
                 raise Damaged(what, reader.name, record.offset, good)

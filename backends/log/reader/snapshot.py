@@ -27,6 +27,7 @@ from backends.log.format.records import (
 from backends.log.format.torn import End
 from backends.log.reader.records import Chain, Record, RecordReader
 from backends.storage.base import ReadHandle, Storage
+from backends.system.overlap import InTurn
 
 PIECE = 1 << 18
 _MAX_STORED = PIECE + (PIECE >> 6) + 1024
@@ -66,26 +67,28 @@ class SnapshotReader:
         """The database, piece by piece, each with the number of stored bytes read so far. Raises Damaged, KeyNeeded."""
         stream, digest, size, read = Decompressor(), sha256(), 0, 0
         opener = None if self._file.key is None else Opener(known_key(self._file.key), self._file)
-        for reader, record in self._until_end():
-            assert isinstance(record.payload, bytes)  # never more than _MAX_STORED bytes
-            payload = record.payload
-            if opener is not None:
+        with InTurn(digest.update) as hashing:
+            for reader, record in self._until_end():
+                assert isinstance(record.payload, bytes)  # never more than _MAX_STORED bytes
+                payload = record.payload
+                if opener is not None:
+                    try:
+                        payload = opener.open(record.header, payload, begins_stream=record.header.sequence == 1)
+                    except Tampered as error:
+                        raise reader.damaged(f"a piece cannot be decrypted: {error}", record.offset) from None
+                if record.header.kind == RecordKind.END:
+                    hashing.wait()
+                    if payload != END_RECORD.pack(size, digest.digest()):
+                        raise reader.damaged("the database in it does not match its digest", record.offset)
+                    return
                 try:
-                    payload = opener.open(record.header, payload, begins_stream=record.header.sequence == 1)
-                except Tampered as error:
-                    raise reader.damaged(f"a piece cannot be decrypted: {error}", record.offset) from None
-            if record.header.kind == RecordKind.END:
-                if payload != END_RECORD.pack(size, digest.digest()):
-                    raise reader.damaged("the database in it does not match its digest", record.offset)
-                return
-            try:
-                piece = stream.whole(payload, record.header.size)
-            except StreamError as error:
-                raise reader.damaged(f"a piece cannot be unpacked ({error})", record.offset) from None
-            digest.update(piece)
-            size += len(piece)
-            read += len(record.payload) + RECORD_HEADER_SIZE
-            yield piece, read
+                    piece = stream.whole(payload, record.header.size)
+                except StreamError as error:
+                    raise reader.damaged(f"a piece cannot be unpacked ({error})", record.offset) from None
+                hashing.give(piece)
+                size += len(piece)
+                read += len(record.payload) + RECORD_HEADER_SIZE
+                yield piece, read
 
     def _until_end(self) -> Iterator[tuple[RecordReader, Record]]:
         """The records of all parts, up to and with the one that ends the snapshot. Raises Damaged if it is missing."""

@@ -75,6 +75,7 @@ class Tail:
         self._storage, self._raw = storage, raw
         self.manifest: Manifest = reader.manifest
         self._writer = None if reader.session is None else reader.session.writer
+        self._saved = 0 if reader.session is None else reader.session.sequence
         self.stored_bytes = reader.log.stored_bytes()
         """Bytes of the segments when this was attached."""
         self.torn: str | None = None
@@ -99,16 +100,23 @@ class Tail:
 
     def changes(self) -> Iterator[tuple[RecordHeader, Sequence[str]]]:
         """Every change that is there by now and was not returned yet, with its record's header. They count only if
-        `check_unmoved` raises nothing after they were read."""
+        `check_unmoved` raises nothing after they were read.
+
+        Raises Moved if that is less than what the writer had noted as saved before: something hides the rest, such as
+        zeros over a record, or a file that was replaced. Attaching again shows whether that is damage.
+        """
+        saved = self._saved
         try:
             while True:
                 if self._has_more():
                     yield from self._changes_here()
                 if not self._go_on():
-                    return
+                    break
         except (Damaged, FileNotFoundError):
             self.check_unmoved()  # files that were being replaced look damaged
             raise
+        if self.sequence < saved:
+            raise Moved
 
     def check_unmoved(self) -> None:
         """Raise Moved if the log goes on elsewhere. Reads two small files."""
@@ -120,9 +128,11 @@ class Tail:
             raise
         if raw == self._raw:
             return
-        if _decoded(raw) != (self.manifest, self._writer):
+        manifest, session = _decoded(raw)
+        if (manifest, _writer_of(session)) != (self.manifest, self._writer):
             raise Moved
         self._raw = raw  # the writer has only noted how far it is
+        self._saved = 0 if session is None else session.sequence
 
     def close(self) -> None:
         """Close the files."""
@@ -211,19 +221,22 @@ class Tail:
                 self._unpacked(reader, record)
 
 
-def attach(storage: Storage, after: Mark) -> Tail:
+def attach(storage: Storage, after: Mark, backup_id: bytes | None = None) -> Tail:
     """The end of the current generation's log, from the change `after` on.
 
-    Raises NotThere, NotABackup, FromTheFuture, KeyNeeded or Damaged; OSError from the storage.
+    Raises NotThere, NotABackup, FromTheFuture, KeyNeeded or Damaged; Moved if `backup_id` is given and another backup
+    is there; OSError from the storage.
     """
     for _ in range(_ATTEMPTS):
         raw = _read_raw(storage)
         with open_generation(storage) as reader:
             if reader.session_damage is not None:
                 raise reader.session_damage
-            writer = None if reader.session is None else reader.session.writer
-            if _decoded(raw) != (reader.manifest, writer):
+            manifest, session = _decoded(raw)
+            if (manifest, _writer_of(session)) != (reader.manifest, _writer_of(reader.session)):
                 continue  # another writer is just taking over
+            if backup_id not in (None, manifest.backup_id):
+                raise Moved
             tail = Tail(storage, reader, raw, after)
         try:
             tail.check_unmoved()
@@ -284,7 +297,11 @@ def _read_raw(storage: Storage) -> tuple[bytes, bytes | None]:
     return manifest, session
 
 
-def _decoded(raw: tuple[bytes, bytes | None]) -> tuple[Manifest, str | None]:
-    """The manifest, and the writer that the session marker names."""
+def _decoded(raw: tuple[bytes, bytes | None]) -> tuple[Manifest, Session | None]:
+    """The manifest, and the session marker if there is one."""
     manifest, session = raw
-    return Manifest.decode(manifest), None if session is None else Session.decode(session).writer
+    return Manifest.decode(manifest), None if session is None else Session.decode(session)
+
+
+def _writer_of(session: Session | None) -> str | None:
+    return None if session is None else session.writer

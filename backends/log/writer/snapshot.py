@@ -3,17 +3,16 @@
 A snapshot is split into several files (parts), so that none grows too large.
 """
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from hashlib import sha256
 from itertools import count
 
-from backends.log.format.codec import LEVEL_SNAPSHOT, Compressor
+from backends.log.format.codec import LARGE_SNAPSHOT, LEVEL_LARGE_SNAPSHOT, LEVEL_SNAPSHOT, Compressor
 from backends.log.format.documents import Base
 from backends.log.format.encryption import Sealer, known_key, stored_size
 from backends.log.format.records import (
-    FILE_HEADER_SIZE,
     RECORD_MAGIC,
     FileHeader,
     Flag,
@@ -29,43 +28,64 @@ from backends.log.format.records import (
 from backends.log.reader.records import Chain
 from backends.log.reader.snapshot import END_RECORD, SnapshotReader, open_parts, shows
 from backends.log.writer.options import LogOptions
+from backends.log.writer.pace import Pace
+from backends.log.writer.paced import PacedFile
 from backends.storage.base import Storage
+from backends.system.overlap import InTurn, ahead
 
 
 class _Parts:
     """The files of a snapshot that is being written: the next one is begun before one grows too large."""
 
-    def __init__(self, storage: Storage, written: str, file: FileHeader, options: LogOptions) -> None:
-        self._storage, self._written, self._file, self._options = storage, written, file, options
+    def __init__(
+        self, storage: Storage, written: str, file: FileHeader, options: LogOptions, pace: Pace | None
+    ) -> None:
+        self._storage, self._written, self._file, self._options, self._pace = storage, written, file, options, pace
         self.count = 0
         self._begin()
 
     def _begin(self) -> None:
         self._handle = self._storage.create(part_name(self._written, self.count))
-        self._handle.write(0, replace(self._file, part=self.count).encode())
-        self._offset = self._unsynced = FILE_HEADER_SIZE
+        costs = self._storage.costly
+        self._paced = PacedFile(self._handle, self._options.sync_every, self._pace, syncs_cost=costs)
+        self._paced.write(replace(self._file, part=self.count).encode())
         self.count += 1
 
     def write(self, record: bytes) -> None:
         """Write the next record. Raises OSError."""
-        if self._offset + len(record) > self._options.max_file:
+        if self._paced.end + len(record) > self._options.max_file:
             self.sync()
             self._handle.close()
             self._begin()
-        self._handle.write(self._offset, record)
-        self._offset += len(record)
-        self._unsynced += len(record)
-        if self._unsynced >= self._options.sync_every:
-            self.sync()
+        self._paced.write(record)
 
     def sync(self) -> None:
         """Make everything durable that was written. Raises OSError."""
-        self._handle.sync()
-        self._unsynced = 0
+        self._paced.sync()
 
     def close(self) -> None:
         """Close the open file, whether the snapshot was finished or not."""
         self._handle.close()
+
+
+class _Packing:
+    """The pieces of a database, compressed and hashed."""
+
+    def __init__(self, pieces: Iterable[bytes], level: int) -> None:
+        self._pieces, self._level = pieces, level
+        self.end = b""
+        """The payload of the record that ends the snapshot, once all pieces are packed."""
+
+    def packed(self) -> Generator[tuple[bytes, int], None, None]:
+        """Each piece, compressed, and its size before. Raises what reading the pieces raises."""
+        stream, digest, size = Compressor(self._level), sha256(), 0
+        with InTurn(digest.update) as hashing:
+            for piece in self._pieces:
+                hashing.give(piece)
+                size += len(piece)
+                yield stream.add(piece), len(piece)
+            hashing.wait()
+        self.end = END_RECORD.pack(size, digest.digest())
 
 
 def write_snapshot(
@@ -75,18 +95,22 @@ def write_snapshot(
     pieces: Iterable[bytes],
     options: LogOptions,
     by: str = "",
+    size: int = 0,
+    pace: Pace | None = None,
 ) -> str:
     """Write a snapshot of the database in `pieces` (each at most PIECE bytes), durable under a temporary name.
 
     `file` is the header of its first part; its number is that of the generation, whose log begins after `base`. The
     snapshot is read back and checked before this returns that name. `by` becomes part of the name, and tells the
-    snapshots of different makers apart. Raises Damaged if the destination returns something other than was written;
+    snapshots of different makers apart. `size` is that of all pieces, if it is known. With `pace`, it is written and
+    read beside commits, and yields to them. Raises Damaged if the destination returns something other than was written;
     KeyNeeded.
     """
     written = storage.temporary(f"{snapshot_name(file.number)}{by}")
-    stream, digest, size, chain = Compressor(LEVEL_SNAPSHOT), sha256(), 0, Chain(0, 0)
+    level = LEVEL_SNAPSHOT if size <= LARGE_SNAPSHOT else LEVEL_LARGE_SNAPSHOT
+    packing, chain = _Packing(pieces, level), Chain(0, 0)
     sealer = None if file.key is None else Sealer(known_key(file.key), file)
-    with closing(_Parts(storage, written, file, options)) as parts:
+    with closing(_Parts(storage, written, file, options, pace)) as parts:
 
         def add(kind: RecordKind, payload: bytes, unpacked: int) -> None:
             nonlocal chain
@@ -102,16 +126,16 @@ def write_snapshot(
             parts.write(record)
             chain = Chain(fields.sequence, checksum)
 
-        for piece in pieces:
-            digest.update(piece)
-            size += len(piece)
-            add(RecordKind.PIECE, stream.add(piece), len(piece))
-        add(RecordKind.END, END_RECORD.pack(size, digest.digest()), END_RECORD.size)
+        with closing(ahead(packing.packed())) as packed:
+            for payload, unpacked in packed:
+                add(RecordKind.PIECE, payload, unpacked)
+        add(RecordKind.END, packing.end, END_RECORD.size)
         parts.sync()
     with ExitStack() as files:
         opened = open_parts(storage, written, files, storage.names())
-        for _ in SnapshotReader(opened, file, base):
-            pass  # reading it checks every byte
+        for _ in SnapshotReader(opened, file, base):  # reading it checks every byte
+            if pace is not None:
+                pace.give_way()
     return written
 
 

@@ -33,6 +33,7 @@ from backends.log.writer.segments import Segments
 from backends.log.writer.snapshot import next_generation, write_snapshot
 from backends.storage.base import FileFenced, Space, Storage
 from backends.storage.unreachable import reaching
+from backends.system.commits import commits
 
 _TIDY_EVERY = 3600.0
 """Seconds between two checks for a kept generation that is too old."""
@@ -91,24 +92,30 @@ class Writer:
         flags = (Flag.ADVANCES if change.advances else 0) | (Flag.SESSION if self._new_session else 0)
         flags |= 0 if self._foreign_keys else Flag.FOREIGN_KEYS_OFF
         raw = self._encoded(change)
+        commits.begin()
         try:
-            segment = self._segments.current
-            if segment.full or not segment.fits(len(raw)):
-                segment = self._segments.for_record(len(raw))
-            record = self.position, flags, change.data_version, time_now(), change.database, raw
-            try:
-                position = segment.append(*record)
-            except CutShort:
-                position = self._segments.for_record(len(raw)).append(*record)
+            self.position = self._appended(flags, change, raw)
         except BaseException as error:
             self._fail(error)
             if isinstance(error, Exception):
                 raise self.failure or error from error
             raise
-        self.position = position
+        finally:
+            commits.end(self._segments.current.end)
         self._new_session = False
         if not change.advances and (setting := foreign_keys_setting(change.statements)) is not None:
             self._foreign_keys = setting
+
+    def _appended(self, flags: int, change: Change, raw: bytes) -> Position:
+        """Append the record, and return the position after it. Raises OSError, Fenced or FileFenced."""
+        segment = self._segments.current
+        if segment.full or not segment.fits(len(raw)):
+            segment = self._segments.for_record(len(raw))
+        record = self.position, flags, change.data_version, time_now(), change.database, raw
+        try:
+            return segment.append(*record)
+        except CutShort:
+            return self._segments.for_record(len(raw)).append(*record)
 
     def _encoded(self, change: Change) -> bytes:
         try:
@@ -174,7 +181,7 @@ class Writer:
         # A random checksum, to which no record of the old log chains: it exposes a copy that mixes both logs.
         checksum = secrets.randbits(32)
         base = Base(position.sequence, source.data_version, checksum, source.foreign_keys)
-        written = write_snapshot(self.storage, file, base, source.pieces, self._options)
+        written = write_snapshot(self.storage, file, base, source.pieces, self._options, size=source.size)
         current.publish_snapshot(written, generation)
         if new_key is not None:
             self._segments.encrypt(new_key)

@@ -12,14 +12,14 @@ import errno
 import re
 import secrets
 import struct
+import time
 from dataclasses import dataclass, replace
 
 from backends.storage.local import plain_name
-from backends.storage.objects.store import Changed, Exists, Listed, ObjectStore
+from backends.storage.objects.store import Changed, Content, Exists, Listed, ObjectStore
 
 NAMES = "names/"
-MARKER = "backup"
-"""The object that says that there is a backup below this prefix."""
+MANIFEST, SESSION = "manifest", "session"
 
 SMALL = 64 << 10
 """The most bytes of a file whose content is in the name object itself."""
@@ -30,6 +30,8 @@ _START = struct.Struct("<B16s")
 """The format's version, and random bytes."""
 _CHAIN = struct.Struct("<16sQB")
 _IS_CONTENT, _IS_CHAIN = 1, 2
+_KEPT_FOR = 1.0
+"""For how many seconds a name object that was read to see whether it is there counts as what it is now."""
 _POSSIBLE = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -92,19 +94,43 @@ class Names:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+        self._foreseen: tuple[str, float, Content] | None = None
+        """A name, until when its object is known, and that object."""
+        self._changes = 0
 
     def all(self) -> list[str]:
-        """The names of all files, sorted. Raises FileNotFoundError if there is no backup."""
-        found = [each.key.removeprefix(NAMES) for each in self._store.list(NAMES) if not is_removed(each)]
-        if not found:
-            self._store.get(MARKER)
-        return found
+        """The names of all files, sorted."""
+        return [each.key.removeprefix(NAMES) for each in self._store.list(NAMES) if not is_removed(each)]
+
+    def foresee(self, name: str) -> bool:
+        """Whether there is a file of this name. If it is looked at next, and at once, that takes no further request."""
+        key, changes = name_key(name), self._changes
+        content = self._known(name)
+        if content is None:
+            until = time.monotonic() + _KEPT_FOR
+            try:
+                content = self._store.get(key)
+            except FileNotFoundError:
+                return False
+            if changes == self._changes:
+                self._foreseen = name, until, content
+        return not is_removed(content.data)
+
+    def _known(self, name: str) -> Content | None:
+        known = self._foreseen
+        return known[2] if known is not None and known[0] == name and time.monotonic() < known[1] else None
+
+    def _forget(self) -> None:
+        """Something was changed here. Others may have answered that, so what was read before counts no more."""
+        self._changes += 1
+        self._foreseen = None
 
     def look(self, name: str) -> Found:
         """What is at this name now."""
         key = name_key(name)
+        content, self._foreseen = self._known(name), None
         try:
-            content = self._store.get(key)
+            content = content or self._store.get(key)
         except FileNotFoundError:
             return Found(None, None)
         return Found(_decode(key, content.data), content.version)
@@ -128,6 +154,8 @@ class Names:
             return self._store.replace(key, file.encode(), version)
         except Exists:
             raise Changed(key) from None
+        finally:
+            self._forget()
 
     def seal(self, name: str, file: File, version: str) -> str:
         """Mark the file as taken over. Raises Changed."""
@@ -135,7 +163,10 @@ class Names:
 
     def remove(self, name: str, version: str) -> None:
         """Let the name stand for nothing if it still has this version. Raises Changed."""
-        self._store.replace(name_key(name), _removed(), version)
+        try:
+            self._store.replace(name_key(name), _removed(), version)
+        finally:
+            self._forget()
 
 
 def name_key(name: str) -> str:

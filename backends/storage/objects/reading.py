@@ -16,7 +16,9 @@ from concurrent.futures import Executor
 from backends.errors import Damaged
 from backends.storage.base import ReadHandle
 from backends.storage.objects.chain import Layout, Part, extent_key, grow, read_layout
+from backends.storage.objects.kept import keep_object, kept_object, layout_of
 from backends.storage.objects.store import ObjectStore
+from backends.system import spool
 
 _SMALL = 256 << 10
 """An object of at most this many bytes is read as a whole, with its neighbours and in parallel."""
@@ -72,16 +74,27 @@ class ReadAhead:
 
     def small(self, store: ObjectStore, keys: Sequence[str]) -> Iterator[bytes]:
         """Small objects, in this order."""
+        kept = spool.current()
         with self._changing:
             known = {key: data for key in keys if (data := self._objects.get(key)) is not None}
+        if kept is not None:
+            for key in keys:
+                if key not in known and (data := kept_object(store, key, kept)) is not None:
+                    known[key] = data
         self._used = time.monotonic()
         fetched = store.read_many([key for key in keys if key not in known])
         for key in keys:
             data = known.get(key)
             if data is None:
                 data = next(fetched)
-                self._keep(key, data)
+                if kept is None or not keep_object(store, key, data, kept):
+                    self._keep(key, data)
             yield data
+
+    def layout(self, store: ObjectStore, chain: str) -> Layout:
+        """The layout of a chain now."""
+        kept = spool.current()
+        return read_layout(store, chain) if kept is None else layout_of(store, chain, kept)
 
     def _keep(self, key: str, data: bytes) -> None:
         with self._changing:
@@ -128,7 +141,7 @@ class ChainReadHandle(ReadHandle):
         self._store, self._executor, self._read_ahead = store, executor, read_ahead
         self._chain, self._named_size, self._name = chain, size, name
         self._window, self._ahead = (0, b""), _WINDOW
-        self._layout = read_layout(store, chain)
+        self._layout = read_ahead.layout(store, chain)
         self._fresh_until = time.monotonic() + _FRESH
         self._open = True
 

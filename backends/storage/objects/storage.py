@@ -14,9 +14,21 @@ from itertools import chain
 
 from backends.storage.base import UNKNOWN_SPACE, FileFenced, ReadHandle, Space, Storage, WriteHandle
 from backends.storage.objects.chain import DATA, fence, new_chain
-from backends.storage.objects.names import MARKER, NAMES, OWNER, SMALL, File, Found, Names, is_removed, name_key
+from backends.storage.objects.names import (
+    MANIFEST,
+    NAMES,
+    OWNER,
+    SESSION,
+    SMALL,
+    File,
+    Found,
+    Names,
+    is_removed,
+    name_key,
+)
+from backends.storage.objects.presence import Presence
 from backends.storage.objects.reading import ChainReadHandle, ContentReadHandle, ReadAhead
-from backends.storage.objects.store import Changed, Exists, ObjectStore
+from backends.storage.objects.store import Changed, ObjectStore
 from backends.storage.objects.sweeping import sweep
 from backends.storage.objects.upkeep import Upkeep
 from backends.storage.objects.writing import ObjectWriteHandle
@@ -24,7 +36,6 @@ from backends.storage.objects.writing import ObjectWriteHandle
 _ATTEMPTS = 50
 _THREADS = 4
 _PAGE = 1000
-MANIFEST, SESSION = "manifest", "session"
 _OF_THE_WRITER = frozenset({MANIFEST, SESSION})
 """The small files that only the backup's one writer publishes."""
 _MAX_BESIDE = 1000
@@ -42,6 +53,7 @@ class ObjectStorage(Storage):
 
     def __init__(self, store: ObjectStore) -> None:
         self.store, self.files = store, Names(store)
+        self.presence = Presence(store, self.files)
         self.upkeep = Upkeep()
         self._read_ahead = ReadAhead()
         self._pool: ThreadPoolExecutor | None = None
@@ -59,7 +71,6 @@ class ObjectStorage(Storage):
         self._owned: set[str] = set()
         """The small files that were published or claimed here."""
         self._sweep_at: float | None = None
-        self._made = False
 
     def describe(self) -> str:
         return self.store.describe()
@@ -70,55 +81,48 @@ class ObjectStorage(Storage):
     # The directory
 
     def exists(self) -> bool:
-        try:
-            self.store.get(MARKER)
-        except FileNotFoundError:
-            self._made = False
-            return False
-        self._made = True
-        return True
+        return self.presence.exists()
 
     def make(self) -> None:
-        try:
-            self.store.create(MARKER, bytes([1]) + secrets.token_bytes(16))
-        except Exists as error:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.describe()) from error
-        self._made = True
-
-    def _check_made(self) -> None:
-        """Raise FileNotFoundError if there is no backup. Asked once: what was there is not looked for again."""
-        if not self._made and not self.exists():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.describe())
+        self.presence.make()
 
     def unmake(self) -> None:
         """Delete the backup's objects; the marker last, so that a killed call can be repeated.
 
-        Other backups may be below the same prefix.
+        Other backups may be below the same prefix. A chain that another process began is ended first, and no fence is
+        deleted: its writer may come back at any time, and must not save anything where nothing is left.
         """
-        self.store.get(MARKER)
-        self._made = False
+        self.presence.check()
         self._versions.clear()
         for handle in self._open_files():
             handle.removed()
+        for name in self.files.all():
+            file = self.files.look(name).file
+            if file is not None:
+                self._leave(file)
+        listed = chain(self.store.list(NAMES), (each for each in self.store.list(DATA) if each.size))
         keys: list[str] = []
-        for each in chain(self.store.list(NAMES), self.store.list(DATA)):
+        for each in listed:
             keys.append(each.key)
             if len(keys) == _PAGE:
                 self.store.delete(keys)
                 keys = []
         if keys:
             self.store.delete(keys)
-        self.store.delete([MARKER])
+        self.presence.unmake()
 
     def names(self) -> list[str]:
-        return self.files.all()
+        found = self.files.all()
+        if not found:
+            self.presence.check()
+        return found
 
     def sync_names(self) -> None:
         """Only check that the store answers: each change of a name was durable when it was answered."""
-        self.store.get(MARKER)
+        self.presence.check()
 
     def space(self) -> Space:
-        self.store.get(MARKER)
+        self.presence.check()
         return UNKNOWN_SPACE
 
     def directories_with(self, name: str) -> list[str]:
@@ -147,7 +151,7 @@ class ObjectStorage(Storage):
 
     def create(self, name: str) -> WriteHandle:
         name_key(name)
-        self._check_made()
+        self.presence.check_writable()
         chain = new_chain()
         self._begun.add(chain)
         self._named[name] = chain
@@ -267,7 +271,7 @@ class ObjectStorage(Storage):
         if len(data) > SMALL:
             super().publish(name, data)
             return
-        self._check_made()
+        self.presence.check_writable()
         known = self._versions.pop(name, Found(None, None))
         self._versions[name] = self._put(name, File(data, owner=self._owner), known)
         self._owned.add(name)
@@ -366,6 +370,7 @@ class ObjectStorage(Storage):
         now = time.monotonic()
         if self._sweep_at is None:
             self._sweep_at = now + SWEEP_AFTER
+            self.upkeep.ask("settle", lambda: None)  # so that what the start has freed goes back to the system
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_EVERY
             self.upkeep.ask("sweep", self.sweep)

@@ -6,9 +6,14 @@ It runs beside commits. A process that ends does not wait for it either: whateve
 import threading
 from collections.abc import Callable
 
+from backends.system.memory import give_back
+
 
 class Upkeep:
-    """Does one job after another. A job that is asked for again before it begins is done once."""
+    """Does one job after another. A job that is asked for again before it begins is done once.
+
+    When all is done, memory goes back to the system: merging a thousand objects leaves more than a MiB of it behind.
+    """
 
     def __init__(self) -> None:
         self._jobs: dict[str, Callable[[], None]] = {}
@@ -37,6 +42,8 @@ class Upkeep:
 
     def _run(self) -> None:
         while True:
+            if not self._jobs:
+                give_back()
             with self._change:
                 if not self._jobs:
                     self._running = False

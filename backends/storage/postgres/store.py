@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from backends.storage.objects.names import MARKER
+from backends.storage.objects.presence import MARKER
 from backends.storage.objects.store import Changed, Content, Exists, Listed, ObjectStore
 from backends.storage.postgres.address import Address
 from backends.storage.postgres.cluster import PROOF, Cluster, Session

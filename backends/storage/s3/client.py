@@ -36,8 +36,8 @@ _IDLE = 45.0
 """Seconds for which an unused connection is kept. Home routers forget one after a few minutes without telling anybody,
 and the next commit would wait for an answer that cannot come."""
 
-_PAGE = 1000
-"""Objects of one page of a listing: the most that S3 gives for one request."""
+_CHUNK = 100
+"""Objects of a listing that are handed over at a time. S3 gives 1,000 for one request, and each takes a KiB here."""
 
 
 class Client:
@@ -79,9 +79,9 @@ class Client:
             raise Fault(answer_of(error)) from error
 
     def pages(self, directory: str, after: str) -> Iterator[Sequence[Listed]]:
-        """The objects below a directory after a key, by pages, each of which is asked for when it is wanted."""
+        """The objects below a directory after a key, some at a time. The store is asked for more when that is wanted."""
         try:
-            stream = obstore.list(self._store, directory or None, offset=after or None, chunk_size=_PAGE)
+            stream = obstore.list(self._store, directory or None, offset=after or None, chunk_size=_CHUNK)
             for page in stream:
                 yield [Listed(each["path"], each["size"], each["last_modified"].timestamp()) for each in page]
         except Exception as error:

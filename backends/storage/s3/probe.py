@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from backends.errors import BackupError
-from backends.storage.objects.names import MARKER
+from backends.storage.objects.presence import MARKER, new_marker
 from backends.storage.objects.store import Changed, Exists, ObjectStore
 
 _PROBES = "probe/"
@@ -61,10 +61,12 @@ def probe(store: ObjectStore) -> None:
 def probe_again(store: ObjectStore) -> None:
     """One put: whether the store, which holds a backup, still refuses to make an object that is there.
 
+    The object is the marker. If the backup has lost that, the first put brings it back, and the second one tells.
     Raises Unfit, OSError.
     """
     with suppress(Exists):
-        store.create(MARKER, bytes([1]) + secrets.token_bytes(16))
+        store.create(MARKER, new_marker())
+        store.create(MARKER, new_marker())
         raise Unfit(store, _IGNORES_CREATION)
 
 

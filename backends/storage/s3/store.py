@@ -25,6 +25,9 @@ _PAUSES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
 PARALLEL = 32
 """Requests at a time while many small objects are read."""
 
+_FEW = 4
+"""So many objects are read one after the other: threads would cost a node more memory than they save it time."""
+
 _AHEAD = 2 * PARALLEL
 """Objects that are fetched before they are wanted, at most."""
 
@@ -61,21 +64,23 @@ class S3Store(ObjectStore):
         return self._clients.reach[0]
 
     def create(self, key: str, data: bytes) -> str:
+        began = time.monotonic()
         try:
-            return self._do(lambda client: client.create(key, data), len(data))
+            return self._do(lambda client: client.create(key, data), len(data), began)
         except _Condition:
             # Also without a lost answer: something between here and the store may have sent the request twice.
-            ours = self._found(key) if data else None
+            ours = self._found(key, began) if data else None
             if ours is not None and ours.data == data:
                 return ours.version
             raise Exists(key) from None
 
     def replace(self, key: str, data: bytes, version: str) -> str:
+        began = time.monotonic()
         for quoted in (self._quoted, not self._quoted):
             try:
-                done = self._replace(key, data, version, quoted=quoted)
+                done = self._replace(key, data, version, began, quoted=quoted)
             except _Condition:
-                found = self._found(key)
+                found = self._found(key, began)
                 if found is not None and found.data == data:
                     return found.version
                 if found is None or not _same(found.version, version):
@@ -87,8 +92,8 @@ class S3Store(ObjectStore):
                 return done
         raise OSError(errno.EIO, "the store refuses to replace an object by the version that it names itself")
 
-    def _replace(self, key: str, data: bytes, version: str, *, quoted: bool) -> str:
-        return self._do(lambda client: client.replace(key, data, version, quoted=quoted), len(data))
+    def _replace(self, key: str, data: bytes, version: str, began: float, *, quoted: bool) -> str:
+        return self._do(lambda client: client.replace(key, data, version, quoted=quoted), len(data), began)
 
     def get(self, key: str) -> Content:
         return self._do(lambda client: client.get(key))
@@ -102,7 +107,7 @@ class S3Store(ObjectStore):
             return b""
 
     def read_many(self, keys: Sequence[str]) -> Generator[bytes, None, None]:
-        if len(keys) < 2:
+        if len(keys) <= _FEW:
             yield from (self.get(key).data for key in keys)
             return
         pool = ThreadPoolExecutor(min(PARALLEL, len(keys)), "s3-read")
@@ -152,21 +157,26 @@ class S3Store(ObjectStore):
         self._closed = True
         self._clients.close()
 
-    def _found(self, key: str) -> Content | None:
+    def _found(self, key: str, began: float) -> Content | None:
+        """The object, to settle what came of a request. Whoever waits for that has waited since `began`."""
         try:
-            return self.get(key)
+            return self._do(lambda client: client.get(key), began=began)
         except FileNotFoundError:
             return None
 
-    def _do(self, request: Callable[[Client], _Result], size: int = 0) -> _Result:
-        """Make a request, again and again if that may help, until the commit timeout is over. Raises OSError."""
+    def _do(self, request: Callable[[Client], _Result], size: int = 0, began: float | None = None) -> _Result:
+        """Make a request, again and again if that may help, until the commit timeout is over. Raises OSError.
+
+        `began` is when the call that needs it began, if this is not its first request: all of them share the time.
+        """
         if self._closed:
             raise OSError(errno.EBADF, "this store was closed")
-        began = time.monotonic()
+        began = time.monotonic() if began is None else began
+        if time.monotonic() - began > self._allowed - SHORTEST:
+            raise TimeoutError(errno.ETIMEDOUT, "the store answered so late that no time was left to find out the rest")
         renewed = False
         for nth, pause in zip(count(), chain(_PAUSES, repeat(_PAUSES[-1]))):
-            allowed = self._bucket.timeout if self._answered else min(FIRST_CONTACT, self._bucket.timeout)
-            client = self._clients.attempt(nth, size, began + allowed - time.monotonic())
+            client = self._clients.attempt(nth, size, began + self._allowed - time.monotonic())
             try:
                 result = request(client)
             except Fault as fault:
@@ -175,13 +185,18 @@ class S3Store(ObjectStore):
                     renewed = True
                     continue
                 tried = time.monotonic() - began
-                if fault.kind not in PASSING or tried + pause + SHORTEST > allowed:
+                if fault.kind not in PASSING or tried + pause + SHORTEST > self._allowed:
                     raise self._error(fault.answer, tried) from fault
             else:
                 self._answered = True
                 return result
             time.sleep(pause)
         raise AssertionError
+
+    @property
+    def _allowed(self) -> float:
+        """Seconds that one call may take."""
+        return self._bucket.timeout if self._answered else min(FIRST_CONTACT, self._bucket.timeout)
 
     def _error(self, answer: Answer, tried: float) -> OSError:
         if answer.kind is Kind.CONDITION:
