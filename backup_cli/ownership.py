@@ -178,6 +178,8 @@ class Taking:
     """Whether it writes to the backup itself, so that a process of this machine that does so must be stopped first."""
     warned: bool = False
     """Whether the command has warned already."""
+    watched: bool = True
+    """Whether a person has typed the command, who reads what it warns of."""
 
 
 RESUMING = Taking(
@@ -195,7 +197,7 @@ def refuse_living_writer(
     """Raise InUse if a node is provably writing to the backup that another is to go on with; hold the backup's lock.
 
     A session that has not ended is no proof: a machine that has died also leaves one. In a dry run, the lock is only
-    checked.
+    checked. If no person has typed the command, nobody reads a warning: then it is enough that a node may be writing.
     """
     living = writing(before, look(backup))
     refusal = taking.refusal.format(two_nodes=TWO_NODES)
@@ -214,6 +216,9 @@ def refuse_living_writer(
         pass
     if living is None:
         return
+    if not living.sure and not taking.watched and not take_over:
+        when = f"repeat this {JUST_NOW:.0f} seconds after its last change"
+        raise InUse(f"{living.words}. {refusal}. If that one is off, {when}")
     if living.sure and not take_over:
         raise InUse(f"{living.words}. {refusal}. Only if you know that it is off from now on, add --take-over")
     if taking.warned:
