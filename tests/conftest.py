@@ -77,6 +77,12 @@ def history() -> History:
     return History()
 
 
+@pytest.fixture
+def cold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every plugin is a program that was executed, with all that its start does."""
+    monkeypatch.setattr(World, "warm", False)
+
+
 def live(world: World, history: History) -> None:
     """Some days of a node: it runs from its first start on with a backup, and is stopped cleanly."""
     world.init().run([history.first(), *history.notes(5)])

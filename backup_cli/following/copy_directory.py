@@ -83,10 +83,11 @@ class CopyDirectory:
             return None
         return note if _has_right_types(note) else None
 
-    def write(self, note: Note, *, durably: bool) -> None:
-        """Replace the note. Raises OSError."""
+    def write(self, note: Note) -> None:
+        """Replace the note, durably: otherwise a power cut can leave an empty file (on XFS and btrfs it did), and
+        nothing shows any more which backup the copy is of. Raises OSError."""
         text = json.dumps(asdict(note), indent=1) + "\n"
-        replace_file(self._note, text.encode(), durably=durably)
+        replace_file(self._note, text.encode(), durably=True)
 
     def remove_note(self) -> None:
         """The copy is no copy any more."""

@@ -27,6 +27,9 @@ from backup_cli.following.sources import Followed, followed_at
 from backup_cli.key_options import KeyOptions
 
 NOTE_EVERY = 60.0
+NOTE_IDLE_EVERY = 600.0
+"""While no change comes, to spare flash memory."""
+
 FIGURES_EVERY = 15.0
 MAX_WAIT = 30.0
 """Seconds between two attempts while the backup is in trouble. The first ones come sooner."""
@@ -138,7 +141,7 @@ class Keeper:
         if self.note is None:
             if self._directory.copy.exists():
                 say(f"The note beside {self._directory.copy} is gone; a new one is made")
-            self._write_note(Note(found, followed.url), durably=True)
+            self._write_note(Note(found, followed.url))
 
     def _stretch(self, followed: Followed) -> Stretch:
         note = self.note
@@ -160,7 +163,7 @@ class Keeper:
         if stretch.news is not None:
             self._heard(followed, stretch.news)
         if stretch.ended is Ended.IN_STEP:
-            self._write_note(self.note, durably=True)
+            self._write_note(self.note)
             self._show_figures(followed.url, now=True)
             return followed
         if stretch.ended is Ended.NOT_THERE:
@@ -245,7 +248,7 @@ class Keeper:
                 note.backup_id, followed.url, built.news.generation, reached, built.news.sequence,
                 built.last_change, int(time.time()), built.news.in_step,
             )  # fmt: skip
-            self._write_note(note, durably=True)
+            self._write_note(note)
             self._directory.replace_copy(new)
         self.changes += built.changes
         self.rebuilt = self._is_ours = True
@@ -275,8 +278,9 @@ class Keeper:
         if news.in_step:
             self._tell_in_step(news)
         now = time.monotonic()
-        if now - self._noted > NOTE_EVERY:
-            self._write_note(self.note, durably=False)
+        idle = self.note.sequence == note.sequence
+        if now - self._noted > (NOTE_IDLE_EVERY if idle else NOTE_EVERY):
+            self._write_note(self.note)
         self._show_figures(followed.url, now=False)
 
     def _tell_in_step(self, news: News) -> None:
@@ -298,10 +302,10 @@ class Keeper:
         forget_warnings()
         self._show_figures(self._wishes.urls[0] if self.note is None else self.note.url, now=True)
 
-    def _write_note(self, note: Note | None, *, durably: bool) -> None:
+    def _write_note(self, note: Note | None) -> None:
         if note is not None:
             self.note = note
-            self._directory.write(note, durably=durably)
+            self._directory.write(note)
             self._noted = time.monotonic()
 
     def _show_figures(self, url: str, *, now: bool) -> None:

@@ -103,7 +103,7 @@ def _undo(directory: CopyDirectory, note: Note, released: Released) -> None:
             f"{directory.copy} is at version {version}, and an earlier promotion, which was cut off, has left version "
             f"{released.data_version} there: somebody has replaced it. It was not promoted; move it away"
         )
-    directory.write(replace(note, released=None), durably=True)
+    directory.write(replace(note, released=None))
 
 
 def _reached(rest: Keeper, position: Position) -> Note:
@@ -169,11 +169,11 @@ def _finish(
     stored = stored_in(source.places())
     with ignored():
         note = replace(note, released=_released(directory.copy, position))
-        directory.write(note, durably=True)  # before the copy loses what says where it is
+        directory.write(note)  # before the copy loses what says where it is
         node_id = release_followed(directory.copy).node_id
         directory.copy.chmod(0o600)
         note = replace(note, released=_released(directory.copy, position))
-        directory.write(note, durably=True)
+        directory.write(note)
         files = put_back(directory.path, stored)
         if key is not None:
             write_key(directory.path, key)

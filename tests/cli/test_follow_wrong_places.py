@@ -202,7 +202,7 @@ def test_once_checks_all_tables_when_that_is_due(lived: World, warm: Path) -> No
     assert once(lived, warm).code == 0
     note = directory.read()
     assert note is not None and note.checked == 0
-    directory.write(replace(note, rebuilt=note.rebuilt - 25 * 3600), durably=False)
+    directory.write(replace(note, rebuilt=note.rebuilt - 25 * 3600))
     assert once(lived, warm).code == 0
     note = directory.read()
     assert note is not None and abs(note.checked - time.time()) < 60
@@ -211,7 +211,7 @@ def test_once_checks_all_tables_when_that_is_due(lived: World, warm: Path) -> No
         file.seek(-4096 + 8, os.SEEK_END)
         file.write(bytes(4000))
     assert once(lived, warm).code == 0
-    directory.write(replace(note, checked=0, rebuilt=0), durably=False)
+    directory.write(replace(note, checked=0, rebuilt=0))
     said = once(lived, warm)
     assert said.code == 0 and "Rebuilding the copy: the copy" in said.err, said
 
@@ -226,7 +226,7 @@ def test_clock_that_was_ahead_hides_neither_a_check_nor_a_lag(lived: World, warm
     figures = warm / "figures"
     write_figures(figures, lived.url, Figures(wrong, None, False, False), now)
     assert "lag_seconds" not in figures.read_text()
-    directory.write(wrong, durably=False)
+    directory.write(wrong)
     assert once(lived, warm).code == 0
     note = directory.read()
     assert note is not None and note.in_step <= time.time() and note.checked <= time.time()

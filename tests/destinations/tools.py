@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_lightningd.warm import Process
+
 INSTALL = "install what .ci/install installs"
 
 
@@ -56,7 +58,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) 
         time.sleep(0.02)
 
 
-def freeze(process: "subprocess.Popen[bytes]") -> None:
+def freeze(process: Process) -> None:
     """Send SIGSTOP, and return when every thread has stopped: the signal alone lets them answer a little longer.
 
     Without that wait, CI failed once: the write that was to hang was answered within a millisecond.

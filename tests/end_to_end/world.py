@@ -21,6 +21,7 @@ from tests.encrypted import EVERYTHING, encrypted_for_node
 from tests.end_to_end.db_compare import differences
 from tests.fake_lightningd import Call, Node, committed_version, run_without_plugin
 from tests.fake_lightningd.database import Database, NodeDatabase
+from tests.fake_lightningd.warm import Warm
 
 _BESIDE = Path(sys.executable).with_name("lightningd-backup")
 
@@ -105,6 +106,9 @@ def _digest(path: Path) -> str:
 class World:
     """One node and its backup."""
 
+    warm = os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN", "0") == "0"
+    """Whether plugins are forked from a process that has imported their modules; otherwise each is executed."""
+
     def __init__(self, root: Path, network: str = "regtest") -> None:
         self.root = root
         self.directory = root / "lightning" / network
@@ -163,9 +167,8 @@ class World:
     def node(self, database: Callable[[Path], NodeDatabase] = Database, **options: Any) -> Node:
         """A run of the node with the plugin, not yet started."""
         environment = self.environment | options.pop("environment", {})
-        return Node(
-            self.directory, options.pop("command", PLUGIN), database=database, environment=environment, **options
-        )
+        command = options.pop("command", Warm(PLUGIN) if World.warm and not environment else PLUGIN)
+        return Node(self.directory, command, database=database, environment=environment, **options)
 
     def run(self, calls: Iterable[Call], **options: Any) -> Node:
         """A whole run, from start to clean stop."""

@@ -128,7 +128,7 @@ class Node:
     def _kill_plugin(self) -> int:
         """A plugin that does not subscribe to `shutdown` is killed at once."""
         self.wire.kill()
-        return self.wire.process.returncode
+        return self.wire.process.wait()
 
     def _end(self, code: int, late: Iterable[Call]) -> int:
         for call in late:

@@ -40,7 +40,7 @@ class RpcSocket:
         self.path = directory / "lightning-rpc"
         self._wallet, self._version, self._fails, self._delay = wallet, version, fails, delay
         self.asked: list[tuple[str, Any]] = []
-        """Methods and parameters of all requests so far."""
+        """Methods and parameters of all requests so far, answered or not."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -62,6 +62,7 @@ class RpcSocket:
                 connection, _ = self._socket.accept()
                 with connection, suppress(OSError, ValueError):
                     request = json.loads(self._read(connection))
+                    self.asked.append((request["method"], request["params"]))
                     time.sleep(self._delay)
                     reply = {"jsonrpc": "2.0", "id": request["id"], **self._answer(request)}
                     connection.sendall(json.dumps(reply).encode() + b"\n\n")
@@ -77,7 +78,6 @@ class RpcSocket:
         return data
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        self.asked.append((request["method"], request["params"]))
         if request["method"] != "listconfigs":
             return {"error": _UNKNOWN}
         if len(self.asked) <= self._fails:

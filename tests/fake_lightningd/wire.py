@@ -8,12 +8,13 @@ import contextlib
 import json
 import os
 import select
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.fake_lightningd.warm import start_plugin
 
 Delivery = Callable[[bytes], Iterable[bytes]]
 """Cuts what is sent into pieces, each of which is one write to the pipe."""
@@ -74,15 +75,7 @@ class Wire:
         self.delivery, self.timeout = delivery, timeout
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the plugin)
         plugin = {"LIGHTNINGD_PLUGIN": "1", "LIGHTNINGD_VERSION": version}
-        self.process = subprocess.Popen(
-            command,
-            cwd=directory,
-            env=os.environ | plugin | (environment or {}),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            bufsize=0,
-        )
+        self.process = start_plugin(command, directory, os.environ | plugin | (environment or {}), self._stderr)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self._stdin, self._stdout = self.process.stdin.fileno(), self.process.stdout.fileno()
@@ -225,7 +218,7 @@ class Wire:
         stayed = self.alive
         self.kill()
         assert not stayed, f"the plugin did not end within {timeout} s; its last logs: {self.logs[-3:]}"
-        return self.process.returncode
+        return self.process.wait()
 
     def kill(self) -> None:
         """Kill the plugin; what it has written before is still read. Afterwards nothing can be sent or received."""

@@ -9,6 +9,8 @@ from pyln.client.plugin import Request
 from plugin.answers import answer
 from plugin.main import _ByName
 
+pytestmark = pytest.mark.usefixtures("cold")
+
 
 def hook(request: str, data_version: int, writes: list[str], **_: Any) -> tuple[str, int, list[str]]:
     return request, data_version, writes

@@ -11,6 +11,8 @@ import pytest
 from tests.end_to_end.world import PLUGIN, World, as_mortal, said_at, spawned, tree
 from tests.fake_lightningd import History, Refused, run_without_plugin
 
+pytestmark = pytest.mark.usefixtures("cold")
+
 
 def test_manifest_names_the_hook_and_the_rpc_methods_and_is_not_dynamic(lived: World) -> None:
     with lived.node() as node:

@@ -125,6 +125,8 @@ def check(life: Life, promoting: bool) -> str:
     wrong = None if there is None else what_is_wrong(life, there)
     if wrong is not None:
         return f"!{what}, {wrong}"
+    if not life.warm.exists():
+        return what  # before it was made, or the filesystem's own repair has lost it
     words = ("--promote",) if promoting else ("--once",)
     said = backup_cli("follow", *words, *life.world.key_options, life.world.url, life.warm)
     if said.code != 0 and not (what == "a database" and (life.warm / "backup.lock").exists()):

@@ -79,7 +79,7 @@ class Client:
             raise Fault(answer_of(error)) from error
 
     def pages(self, directory: str, after: str) -> Iterator[Sequence[Listed]]:
-        """The objects below a directory after a key, some at a time. The store is asked for more when that is wanted."""
+        """The objects below a directory after a key, some at a time: more are asked for when they are wanted."""
         try:
             stream = obstore.list(self._store, directory or None, offset=after or None, chunk_size=_CHUNK)
             for page in stream:
