@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from backends import near_miss as meant
+from backends.keep import keep_of, without_keep
 from backends.urls import BadURL, Destination, parse_url
 
 if TYPE_CHECKING:  # the plugin must answer lightningd before it imports all of this
@@ -37,15 +38,15 @@ def place_at(url: str) -> "Place":
         module, name = SCHEMES[destination.scheme].split(":")
     except KeyError:
         known = [f"{scheme}://" for scheme in SCHEMES]
-        raise BadURL(
-            f"{meant.without_password(url)!r}: {meant.unknown_scheme(url, destination.scheme, known)}"
-        ) from None
+        shown = meant.without_secrets(url)
+        raise BadURL(f"{shown!r}: {meant.unknown_scheme(shown, destination.scheme, known)}") from None
     make = cast("Callable[[Destination], Place]", getattr(import_module(module), name))
-    return make(destination)
+    return make(without_keep(destination))
 
 
 def backup_at(url: str) -> "Backup":
     """The backup that this URL names, whether it exists or not. Raises BadURL; does not touch the destination."""
     from backends.log.backup import Backup
+    from backends.log.writer.options import LogOptions
 
-    return Backup(place_at(url))
+    return Backup(place_at(url), LogOptions(keep=keep_of(parse_url(url))))

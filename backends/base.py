@@ -66,3 +66,7 @@ class Sizes:
     snapshot: int
     segments: int
     records: int
+    kept: int = 0
+    """How many generations are kept for their history."""
+    kept_bytes: int = 0
+    """What they take."""

@@ -88,6 +88,25 @@ def warn_of_earlier(backup: Backup, generation: int, *, replayed: bool = True) -
     return True
 
 
+def warn_of_kept(backup: Backup) -> None:
+    """Warn of damage in generations that are only kept: every byte of them is read, and nothing replayed. No restore of
+    the newest state depends on them."""
+    for kept in backup.held():
+        number = kept.manifest.generation
+        try:
+            with backup.read_held(kept) as reader, reaching(backup.storage):
+                for _ in reader.scan():
+                    pass
+                for _ in reader.snapshot:
+                    pass
+        except Damaged as error:
+            if number in [each.manifest.generation for each in backup.held()]:  # else it was removed meanwhile
+                warn(
+                    f"generation {number}, which is kept and not in use, is damaged ({error.finding}). The newest "
+                    "state is not affected; what can still be read of it is in: backup-cli versions"
+                )
+
+
 def warn_of_attachments(backup: Backup) -> None:
     """Warn of a stored file of the node that is damaged: no restore of the database depends on it."""
     for which in Attachment:

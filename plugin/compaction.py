@@ -13,6 +13,7 @@ from pathlib import Path
 
 from backends.base import MAX_ROLL_FORWARD, Report
 from backends.compaction.compact import LEAVE_OUT_MIN
+from backends.compaction.space_reserve import AT_DESTINATION
 from backends.errors import BackupError
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.writer import Writer
@@ -97,6 +98,8 @@ class Compaction:
             f"compaction begins: {counted(sizes.records, 'record')} in {sizes.segments} bytes, "
             f"snapshot {sizes.snapshot} bytes",
         )
+        with suppress(BackupError, OSError):  # then the compaction itself will say that there is no space
+            writer.give_up_history(sizes.snapshot + sizes.segments + AT_DESTINATION)
         self._began = time.monotonic()
         self._given_up, self._pulse = False, ProcessWatch()
         if self._members is not None:

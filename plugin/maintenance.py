@@ -18,6 +18,9 @@ TICK = 0.2
 SPACE_EVERY = 60.0
 """Seconds between two checks of the free space."""
 
+FREE_FOR_COMMITS = 64 << 20
+"""Bytes at the destination below which generations are given up that are only kept for their history."""
+
 
 class MaintenanceThread:
     """Maintains the backup while the node runs."""
@@ -80,6 +83,7 @@ class MaintenanceThread:
         if now < self._next_look:
             return
         self._next_look = now + SPACE_EVERY
+        writer.give_up_history(FREE_FOR_COMMITS)
         sizes = writer.sizes()
         stored = sizes.snapshot + sizes.segments
         if self._gate.members is not None:

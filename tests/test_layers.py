@@ -13,7 +13,7 @@ LAYERS = [
     # What everything uses. A module's name means that module; a folder's name everything in it.
     ["text", "times"],
     ["near_miss", "holder", "errors"],
-    ["change", "base", "urls", "commit_timeout", "keyring"],
+    ["change", "base", "urls", "commit_timeout", "keep", "keyring"],
     ["mounts"],
     ["system"],
     ["storage"],

@@ -13,17 +13,19 @@ from backends.keyring import DataKey
 from backends.log.errors import making
 from backends.log.facts import Facts
 from backends.log.format.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
+from backends.log.format.history import HISTORY, History
 from backends.log.format.records import segment_index, time_now
 from backends.log.known_damage import DamageNotes, read_damage
 from backends.log.latency import measured_latency
 from backends.log.reader.end import check_sequence
 from backends.log.reader.generation import MISSING_SESSION, Reader
-from backends.log.reader.kept import read_held, read_kept
+from backends.log.reader.kept import read_held, read_history, read_kept
 from backends.log.reader.opening import open_generation, open_kept, read_manifest, read_session
 from backends.log.reader.timeline import Found, state_at
 from backends.log.status import Status, status_of_files
 from backends.log.writer.compacted import CompactedSnapshot, remove_unfinished
 from backends.log.writer.fence import WriterFence, unwritten_session
+from backends.log.writer.keeping import give_up_oldest, given_up, history_bytes, size_of
 from backends.log.writer.lock import SoleWriter
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.recovery import recover, seal_segments, space_to_recover
@@ -110,6 +112,18 @@ class Backup:
         with self._reaching():
             return read_held(self.storage, read_manifest(self.storage))
 
+    def history(self) -> History:
+        """What is kept for its history, and how much is to be kept."""
+        with self._reaching():
+            return read_history(self.storage, read_manifest(self.storage))
+
+    def history_bytes(self) -> int:
+        """The bytes that are stored for the history alone."""
+        with self._reaching():
+            manifest = read_manifest(self.storage)
+            history = read_history(self.storage, manifest)
+            return history_bytes(history, manifest, self.storage.names(), partial(size_of, self.storage))
+
     def read_held(self, kept: Kept) -> Reader:
         """Open a generation that is kept for reading. Raises Damaged."""
         with self._reaching():
@@ -131,7 +145,9 @@ class Backup:
         """The backup's status, found out by reading the headers of the log's records."""
         with self.read() as reader, self._reaching():
             known = read_damage(self.storage, reader.manifest.generation)
-            return status_of_files(url, reader, self.space(), known)
+            kept = len(read_history(self.storage, reader.manifest).generations)
+            history = (kept, self.history_bytes()) if kept else (0, 0)
+            return status_of_files(url, reader, self.space(), known, history)
 
     def space(self) -> Space:
         """The space at the destination."""
@@ -248,6 +264,7 @@ class Backup:
                 # if all have it, must not look damaged to whoever reads it before the copies are equal again.
                 saved = (before.sequence, before.data_version, before.generation) if before else (0, 0, 1)
                 noted, generation = replace(position, sequence=saved[0], data_version=saved[1]), saved[2]
+            self._make_room(seen, report)
             fence = WriterFence(self.storage, session_id, before, generation, noted, self._options, manifest.key)
             # From here on the previous writer acknowledges nothing: its mark is gone, and now its segment is sealed.
             names = self.storage.after_take_over(seal_segments(self.storage, last.index, seen.names))
@@ -261,6 +278,17 @@ class Backup:
         if torn is not None:
             report("unusual", f"the end of the log was torn: {torn}")
         return writer
+
+    def _make_room(self, seen: Facts, report: Report) -> None:
+        """Give up what is kept for its history, the oldest first, where there is no space to become the writer."""
+        if HISTORY not in seen.names:
+            return
+        needed = space_to_recover(self.storage, seen.last[0], self._options) + SMALL_FILES
+        while self.storage.space().free < needed:
+            oldest = give_up_oldest(self.storage, seen.manifest)
+            if oldest is None:
+                return
+            report("unusual", given_up(self.storage, oldest))
 
     def open_anew(self, report: Report, session_id: str) -> Writer:
         """Become the writer of a backup whose log is damaged. Only `take_snapshot` may follow."""

@@ -87,6 +87,10 @@ class Status:
     encrypted: bool = False
     key_id: str | None = None
     """The public name of the key that it is encrypted with; None if it is not encrypted."""
+    history_generations: int = 0
+    """How many generations are kept for their history."""
+    history_bytes: int = 0
+    """What they take. They are given up before the node runs out of space."""
 
     @property
     def hidden(self) -> bool:
@@ -140,10 +144,13 @@ def _space_wanted(stored: int) -> int:
     return max(SPACE_WANTED, 2 * stored)
 
 
-def status_of_files(url: str, reader: Reader, space: Space, known: KnownDamage | None) -> Status:
+def status_of_files(
+    url: str, reader: Reader, space: Space, known: KnownDamage | None, history: tuple[int, int] = (0, 0)
+) -> Status:
     """The status found out by reading all records, without unpacking them. Damage in them becomes a trouble.
 
-    Only the beginning and the end of the snapshot are checked: the rest is for `verify`.
+    Only the beginning and the end of the snapshot are checked: the rest is for `verify`. `history` are how many
+    generations are kept for it, and their bytes.
     """
     troubles: list[Trouble] = []
     records, scan = 0, reader.scan()
@@ -167,7 +174,8 @@ def status_of_files(url: str, reader: Reader, space: Space, known: KnownDamage |
             troubles.append(Trouble(TroubleKind.END_UNVERIFIED, end.end_unverified))
         if not damaged:
             segments = end.log_bytes
-    return _status(url, manifest, session, reached, records, snapshot, segments, space, troubles, damaged, known)
+    sizes = Sizes(snapshot, segments, records, *history)
+    return _status(url, manifest, session, reached, sizes, space, troubles, damaged, known)
 
 
 def status_of_writer(
@@ -182,9 +190,7 @@ def status_of_writer(
 ) -> Status:
     """The status from what the running writer knows; reads nothing."""
     troubles = [] if failure is None else [Trouble(TroubleKind.WRITE_FAILED, str(failure))]
-    return _status(
-        url, manifest, session, end, sizes.records, sizes.snapshot, sizes.segments, space, troubles, False, known
-    )
+    return _status(url, manifest, session, end, sizes, space, troubles, False, known)
 
 
 def _status(
@@ -192,15 +198,13 @@ def _status(
     manifest: Manifest,
     session: Session | None,
     end: Position,
-    records: int,
-    snapshot: int,
-    segments: int,
+    sizes: Sizes,
     space: Space,
     troubles: list[Trouble],
     damaged: bool,
     known: KnownDamage | None,
 ) -> Status:
-    low = low_space(space, snapshot + segments)
+    low = low_space(space, sizes.snapshot + sizes.segments)
     earlier = [] if known is None else [Trouble(TroubleKind.KNOWN_DAMAGE, known.sentence())]
     if session is not None and session.trouble:
         troubles = [*troubles, Trouble(TroubleKind.COMPACTION_FAILED, session.trouble)]
@@ -212,13 +216,13 @@ def _status(
         node_id=manifest.node_of(session),
         data_version=end.data_version,
         last_change=end.time,
-        records=records,
+        records=sizes.records,
         generation=manifest.generation,
         generation_begun=manifest.created,
         generation_reason=manifest.reason,
         last_compaction=manifest.created if manifest.made_by_compaction else None,
-        snapshot_bytes=snapshot,
-        segment_bytes=segments,
+        snapshot_bytes=sizes.snapshot,
+        segment_bytes=sizes.segments,
         free_bytes=space.free if space.is_known else None,
         total_bytes=space.total if space.is_known else None,
         damaged=damaged or known is not None,
@@ -226,4 +230,6 @@ def _status(
         known_damage=known,
         encrypted=manifest.key is not None,
         key_id=manifest.key,
+        history_generations=sizes.kept,
+        history_bytes=sizes.kept_bytes,
     )

@@ -26,7 +26,7 @@ from backends.log.format.keys import KEYS
 from backends.log.format.members import MEMBERS, Epoch, MembersDocument, PublicPart
 from backends.log.format.records import is_part_of, part_name, segment_index, segment_name, snapshot_name
 from backends.log.format.torn import End
-from backends.log.reader.kept import read_kept
+from backends.log.reader.kept import read_held
 from backends.log.reader.opening import read_members
 from backends.log.reader.records import Chain
 from backends.log.reader.snapshot import SnapshotReader
@@ -234,11 +234,13 @@ class _Run:
     def files(self) -> tuple[ComparedFile, ...]:
         """Every file of the current generation and of the kept one, and the documents."""
         files = [self._document(name) for name in DOCUMENTS if any(name in self._names[p.name] for p in self.peers)]
-        kept = self._kept()
-        if kept is not None:
-            indexes = range(kept.manifest.first_segment, kept.last_segment + 1)
-            old = [*self._snapshot(kept.manifest), *self._segments(kept.manifest, indexes, open_end=False)]
-            files += [replace(file, kept=True) for file in old]
+        old: dict[str, ComparedFile] = {}
+        for kept in self._held():
+            last = min(kept.last_segment, self.manifest.first_segment - 1)  # it may share that one with the current one
+            indexes = range(kept.manifest.first_segment, last + 1)
+            found = [*self._snapshot(kept.manifest), *self._segments(kept.manifest, indexes, open_end=False)]
+            old |= {file.name: replace(file, kept=True) for file in found if file.name not in old}
+        files += old.values()
         files += self._snapshot(self.manifest)
         last = max((segment_index(name) or 0 for names in self._names.values() for name in names), default=0)
         files += self._segments(self.manifest, range(self.manifest.first_segment, last + 1), open_end=True)
@@ -259,13 +261,13 @@ class _Run:
                 copies.append(Copy(peer.name, State.GOOD))
         return ComparedFile(name, tuple(copies))
 
-    def _kept(self) -> Kept | None:
+    def _held(self) -> list[Kept]:
         for peer in self.peers:
             with suppress(OSError):
-                kept = read_kept(peer.storage, self.manifest)
-                if kept is not None:
-                    return kept
-        return None
+                held = read_held(peer.storage, self.manifest)
+                if held:
+                    return held
+        return []
 
     # Snapshots
 

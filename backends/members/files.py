@@ -29,6 +29,7 @@ from dataclasses import dataclass, field, replace
 from backends.errors import BackupError, Damaged
 from backends.log.format.attachments import ATTACHMENTS
 from backends.log.format.documents import KEPT, MANIFEST, SESSION, Manifest, decode_document
+from backends.log.format.history import HISTORY
 from backends.log.format.keys import KEYS
 from backends.log.format.members import MEMBERS
 from backends.log.format.records import (
@@ -55,7 +56,7 @@ the last moment for a writer that was replaced to stop. It stops the copying by 
 STORED = (KEYS, *ATTACHMENTS)
 """The documents that are not about the log. A member may hold the only good copy of one, so they are never removed."""
 
-DOCUMENTS = (KEYS, KEPT, DAMAGE, *ATTACHMENTS, MANIFEST, SESSION)
+DOCUMENTS = (KEYS, KEPT, HISTORY, DAMAGE, *ATTACHMENTS, MANIFEST, SESSION)
 """The small text files that members share."""
 
 SYNC_EVERY = 4 << 20
@@ -90,9 +91,9 @@ def is_snapshot_part(name: str) -> bool:
 def shared_names(names: Iterable[str]) -> list[str]:
     """Those of these names that belong to files which all members share, sorted.
 
-    They are the snapshots, the segments, and the documents `manifest`, `session`, `kept`, `damage`, `keys` and those
-    that hold files of the node. A member's own are `members`, `lock`, torn ends that were put aside, and everything
-    unfinished.
+    They are the snapshots, the segments, and the documents `manifest`, `session`, `kept`, `history`, `damage`, `keys`
+    and those that hold files of the node. A member's own are `members`, `lock`, torn ends that were put aside, and
+    everything unfinished.
     """
     return sorted(name for name in names if name in DOCUMENTS or holds_data(name))
 
@@ -315,7 +316,7 @@ class _Copying:
         if old is None or self._keeps_whole(data, old):
             for name in data:
                 self._copy_durably(name)
-            self._publish(KEPT, DAMAGE, *ATTACHMENTS)
+            self._publish(KEPT, HISTORY, DAMAGE, *ATTACHMENTS)
             self.pause(0)
             self._remove_readable(old)
             if old is None:
@@ -365,7 +366,7 @@ class _Copying:
         for name in data:
             staged.append((_copy_aside(self.source, self.target, name, self._count), name))
             self.unfinished.append(staged[-1][0])
-        self._publish(KEPT, DAMAGE, *ATTACHMENTS)
+        self._publish(KEPT, HISTORY, DAMAGE, *ATTACHMENTS)
         for name in (SESSION, MANIFEST):
             if name in self.moment.documents:
                 staged.append((self._stage(name), name))

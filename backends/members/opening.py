@@ -8,6 +8,7 @@ from pathlib import Path
 from backends import place_at
 from backends.base import Report
 from backends.errors import BackupError
+from backends.keep import keep_of_all
 from backends.log.backup import Backup
 from backends.log.facts import Facts
 from backends.log.writer.compacted import CompactedSnapshot
@@ -48,7 +49,8 @@ class Members:
         options: LogOptions = DEFAULT_OPTIONS,
         places: Mapping[str, Place] | None = None,
     ) -> None:
-        self._directory, self.settings, self._within, self._options = directory, settings, survey_within, options
+        self._directory, self.settings, self._within = directory, settings, survey_within
+        self._options = replace(options, keep=options.keep or keep_of_all(member.url for member in settings.members))
         self.places = places or {member.name: place_at(member.url) for member in settings.members}
         self._workers = Workers()
         self.url = ""

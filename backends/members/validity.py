@@ -14,6 +14,7 @@ from backends.errors import BackupError, Damaged, DamagedSlot, FromTheFuture, No
 from backends.log.format.attachments import ATTACHMENTS, MAX_DOCUMENT, AttachedFile, Attachment
 from backends.log.format.documents import KEPT, MANIFEST, SESSION, Base, Kept, Manifest, Session
 from backends.log.format.encryption import Tampered
+from backends.log.format.history import HISTORY, History
 from backends.log.format.keys import KEYS, KeysDocument
 from backends.log.format.records import (
     FileHeader,
@@ -43,6 +44,7 @@ _DECODE: dict[str, Callable[[bytes], object]] = {
     MANIFEST: Manifest.decode,
     SESSION: Session.decode,
     KEPT: Kept.decode,
+    HISTORY: History.decode,
     DAMAGE: KnownDamage.decode,
     KEYS: _slots_in,
     **{each.value: partial(AttachedFile.decode, each) for each in Attachment},

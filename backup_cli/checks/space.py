@@ -25,7 +25,8 @@ def check_space(directory: Path, backup: Backup, seen: Status, pairing: Pairing)
         return
     try:
         snapshot = _snapshot(directory, seen, pairing)
-        needed, free = backup.space_to_open(snapshot), backup.space().free
+        # What is only kept for its history is given up before a start would be refused.
+        needed, free = backup.space_to_open(snapshot), backup.space().free + backup.history_bytes()
         here = shutil.disk_usage(directory).free
     except Damaged:
         return  # reported already, and the start is refused because of it

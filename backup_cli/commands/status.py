@@ -187,6 +187,9 @@ def _table(looked: _Looked) -> None:
         ("encrypted", "no" if looked.slots is None else looked.slots.in_words()),
         ("node", HIDDEN if seen.hidden else seen.node_id or "not known yet"),
     ]
+    if seen.history_generations:
+        kept = counted(seen.history_generations, "earlier generation")
+        rows.insert(7, ("history", f"{kept} in {size(seen.history_bytes)} (backup-cli versions)"))
     if found is not None and found.level is Level.OK:
         rows.append(("database", found.text))
     for name, value in rows:

@@ -41,7 +41,7 @@ from backup_cli.pairing_text import finding, remembered_otherwise
 from backup_cli.seen_encryption import look_for_encryption
 from backup_cli.verify_members import Wishes, verify_members
 from backup_cli.verify_stored import PROVED, verify_stored
-from backup_cli.verifying import Accept, rebuild, tell_whole, warn_of_attachments, warn_of_earlier
+from backup_cli.verifying import Accept, rebuild, tell_whole, warn_of_attachments, warn_of_earlier, warn_of_kept
 from plugin.foresight import brings_forward
 
 
@@ -141,6 +141,7 @@ def _verify_one(
         tell_whole(url, verified)
     warn_of_earlier(backup, verified.generation)
     warn_of_attachments(backup)
+    warn_of_kept(backup)
     if comparison is not None and database is not None:
         pairing = _pairing(url, backup, database.parent)
         _tell_comparison(comparison, _advice(url, backup, database.parent, pairing), as_json)

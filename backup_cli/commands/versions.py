@@ -20,14 +20,15 @@ from backends.text import shell_line
 from backends.times import UNKNOWN_TIME
 from backup_cli import as_owner
 from backup_cli.completing import offered_urls
-from backup_cli.console import fail, hand_out, moment, moment_ago, show_line, show_row, size
+from backup_cli.console import age, fail, hand_out, moment, moment_ago, show_line, show_row, size
 from backup_cli.finding_keys import find_key
 from backup_cli.key_options import KeyOptions, key_options
 from backup_cli.old_age import doubt_of
 from backup_cli.options import existing_backup, existing_backup_as_owner, lightning_dir
 
-IN_USE, REPLACED = "in use", "replaced"
-"""The states of a generation: the newest one, and one that a resync or a new snapshot has replaced."""
+IN_USE, REPLACED, KEPT = "in use", "replaced", "kept"
+"""The states of a generation: the newest one, one that a resync or a new snapshot has replaced, and one that was
+compacted and is kept for its history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ def versions(urls: tuple[str, ...], lightning_dir: Path, key: KeyOptions, as_jso
             if len(backups) > 1:
                 show_line(url, bold=True)
             _table(named, listed)
+            _tell_kept(backup)
             old = doubt_of(backup, listed[-1].last_time)
             if old is not None:
                 show_line(f"! {old}", fg="yellow")
@@ -115,22 +117,25 @@ def _found(url: str, backup: Backup) -> list[Versions]:
     """The generations that are kept, oldest first, then the one in use."""
     found: list[Versions] = []
     before: State | None = None
+    history, replaced = backup.history(), backup.kept()
     for kept in backup.held():
-        each, before = _held(url, backup, kept, before)
+        until = kept.since + history.keep.seconds
+        if replaced is not None and replaced.manifest.generation == kept.manifest.generation:
+            until = max(until, replaced.since + KEEP_FOR)
+        each, before = _held(url, backup, kept, until, before)
         found.append(each)
     with backup.read() as reader:
         found.append(_look(url, reader, None, before)[0])
     return found
 
 
-def _held(url: str, backup: Backup, kept: Kept, before: State | None) -> tuple[Versions, State | None]:
-    until = kept.since + KEEP_FOR
+def _held(url: str, backup: Backup, kept: Kept, until: int, before: State | None) -> tuple[Versions, State | None]:
     try:
         with backup.read_held(kept) as reader:
             return _look(url, reader, until, before)
     except Damaged as error:  # one of its files is missing
         nothing = (State(0, 0, kept.manifest.base.data_version, kept.manifest.created),) * 2
-        return _versions(url, kept.manifest, *nothing, 0, until, _in_kept(error)), None
+        return _versions(url, kept.manifest, _state(kept), *nothing, 0, until, _in_kept(error)), None
 
 
 def _in_kept(error: Damaged) -> str:
@@ -156,12 +161,18 @@ def _look(url: str, reader: Reader, kept_until: int | None, before: State | None
     if before is not None and follows and first.time == UNKNOWN_TIME:
         first = replace(first, time=before.time)
     unverified = None if damage is not None else scan.end().end_unverified
-    return _versions(url, manifest, first, last, reader.stored_bytes(), kept_until, damage, unverified), last
+    state = _state(reader.kept)
+    return _versions(url, manifest, state, first, last, reader.own_bytes(), kept_until, damage, unverified), last
+
+
+def _state(kept: Kept | None) -> str:
+    return IN_USE if kept is None else REPLACED if kept.last_sequence is None else KEPT
 
 
 def _versions(
     url: str,
     manifest: Manifest,
+    state: str,
     first: State,
     last: State,
     stored: int,
@@ -172,7 +183,7 @@ def _versions(
     return Versions(
         url,
         manifest.generation,
-        IN_USE if kept_until is None else REPLACED,
+        state,
         manifest.reason,
         first.data_version,
         last.data_version,
@@ -185,9 +196,18 @@ def _versions(
     )
 
 
+def _tell_kept(backup: Backup) -> None:
+    """What is kept for the history, and the limits of that."""
+    keep = backup.history().keep
+    if keep.seconds:
+        taken, most = size(backup.history_bytes()), size(keep.bytes)
+        show_line(f"The history is kept for {age(keep.seconds)} within {most}; it takes {taken}")
+
+
 def _table(url: str, found: Sequence[Versions]) -> None:
     for each in found:
-        state = each.state if each.kept_until is None else f"replaced, and kept until {moment(each.kept_until)}"
+        until = "" if each.kept_until is None else f"kept until {moment(each.kept_until)}"
+        state = {IN_USE: IN_USE, KEPT: until, REPLACED: f"replaced, and {until}"}[each.state]
         show_line(f"generation {each.generation:<6}{state} (begun by: {reason_in_short(each.reason)})")
         show_row("  versions", f"{each.first_version} to {each.last_version}, {size(each.bytes)}", 17)
         show_row("  times", f"{moment(each.first_time)} to {moment_ago(each.last_time)}", 17)
@@ -195,7 +215,8 @@ def _table(url: str, found: Sequence[Versions]) -> None:
             show_line(f"! {each.damage}", fg="yellow")
         if each.end_unverified is not None:
             show_line(f"! {each.end_unverified}", fg="yellow")
-    *kept, current = found
+    *_, current = found
+    kept = [each for each in found if each.state == REPLACED]
     if kept and ahead(kept[-1].last_version, current.last_version) > 0:
         show_line(
             f"! The generation that was replaced ends at version {kept[-1].last_version}, and the one in use at "

@@ -122,16 +122,16 @@ class Manifest:
     def from_fields(cls, fields: dict[str, Any]) -> "Manifest":
         """The inverse of `fields`. Raises Damaged."""
         base = Base(
-            _number(fields, "sequence", MAX_SEQUENCE),
-            _number(fields, "data_version", VERSIONS),
-            _number(fields, "checksum", 1 << 32),
+            number_in(fields, "sequence", MAX_SEQUENCE),
+            number_in(fields, "data_version", VERSIONS),
+            number_in(fields, "checksum", 1 << 32),
             _boolean(fields, "foreign_keys"),
         )
         return cls(
             _hex(fields, "backup_id"),
-            _number(fields, "generation"),
+            number_in(fields, "generation"),
             base,
-            _number(fields, "first_segment"),
+            number_in(fields, "first_segment"),
             believed(fields.get("created")),
             _informative(fields, "reason"),
             _text(fields, "node_id") if fields.get("node_id") is not None else None,
@@ -202,9 +202,9 @@ class Kept:
         fields = decode_document(KEPT, data)
         return cls(
             Manifest.from_fields(fields),
-            _number(fields, "last_segment"),
-            _number(fields, "end_version", VERSIONS),
-            _since(fields),
+            number_in(fields, "last_segment"),
+            number_in(fields, "end_version", VERSIONS),
+            since_in(fields),
         )
 
 
@@ -253,9 +253,9 @@ class Session:
             _informative(fields, "host"),
             _pid(fields),
             believed(fields.get("started")),
-            _number(fields, "generation"),
-            _number(fields, "sequence", MAX_SEQUENCE),
-            _number(fields, "data_version", VERSIONS),
+            number_in(fields, "generation"),
+            number_in(fields, "sequence", MAX_SEQUENCE),
+            number_in(fields, "data_version", VERSIONS),
             _boolean(fields, "closed"),
             _text(fields, "node_id") if fields.get("node_id") is not None else None,
             _informative(fields, "trouble", _UNREADABLE) if fields.get("trouble") is not None else None,
@@ -350,7 +350,8 @@ def _shown(value: Any) -> str:
         return "something deeply nested"
 
 
-def _number(fields: dict[str, Any], key: str, below: int = MAX_NUMBER) -> int:
+def number_in(fields: dict[str, Any], key: str, below: int = MAX_NUMBER) -> int:
+    """The number in this field of a decoded text file. Raises Damaged unless it is at least 0 and `below`."""
     value = fields.get(key)
     if type(value) is not int or not 0 <= value < below:
         raise _wrong(fields, key)
@@ -394,7 +395,7 @@ def _pid(fields: dict[str, Any]) -> int:
 _MAX_PID = 1 << 31
 
 
-def _since(fields: dict[str, Any]) -> int:
+def since_in(fields: dict[str, Any]) -> int:
     """When a generation was replaced. Raises Damaged for a bad time instead of guessing: it decides when the
     generation's files are removed."""
     value = believed(fields.get("since"))

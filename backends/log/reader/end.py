@@ -16,7 +16,7 @@ from backends.log.format.records import (
 )
 from backends.log.format.torn import End, Tail, has_records
 from backends.log.reader.generation import old_manifest
-from backends.log.reader.kept import is_kept, read_kept
+from backends.log.reader.kept import is_kept, read_held
 from backends.log.reader.misnamed import misnamed
 from backends.log.reader.opening import missing_file, open_generation, segment_indexes
 from backends.log.reader.records import RecordReader
@@ -48,8 +48,9 @@ def find_end(
     except FileNotFoundError as error:
         raise missing_file("current", str(error.filename or error), MANIFEST, storage) from None
     _check_end(storage, manifest, session, last, position)
-    kept = read_kept(storage, manifest)
-    if any(_of_another_generation(name, manifest) and not is_kept(name, kept) for name in names):
+    others = [name for name in names if _of_another_generation(name, manifest)]
+    held = read_held(storage, manifest) if others else []
+    if any(not any(is_kept(name, kept) for kept in held) for name in others):
         _check_whole_log(storage)
     return last, position
 

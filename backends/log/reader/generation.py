@@ -51,6 +51,11 @@ class Reader:
         """Bytes of the files of the snapshot and the segments."""
         return self.snapshot.size() + self.log.stored_bytes()
 
+    def own_bytes(self) -> int:
+        """The same without a last segment that the next generation needs, too, as after a compaction."""
+        shared = self.kept is not None and self.kept.last_sequence is not None
+        return self.stored_bytes() - (self.log.segments[-1][1].size() if shared else 0)
+
     def changes(self) -> Changes:
         """A pass over every change after the snapshot."""
         return Changes(self.log, self.check_saved)

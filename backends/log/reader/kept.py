@@ -1,7 +1,10 @@
 """A generation that was replaced because the database disagreed with it, and is kept for a while."""
 
+from dataclasses import replace
+
 from backends.errors import BackupError
 from backends.log.format.documents import KEPT, Kept, Manifest
+from backends.log.format.history import HISTORY, History
 from backends.log.format.records import is_part_of, segment_index, snapshot_name, time_now
 from backends.storage.base import Storage
 
@@ -26,8 +29,34 @@ def read_kept(storage: Storage, current: Manifest) -> Kept | None:
 
 def read_held(storage: Storage, current: Manifest) -> list[Kept]:
     """The generations that are kept in addition to the current one, oldest first. Raises OSError."""
-    kept = read_kept(storage, current)
-    return [] if kept is None else [kept]
+    kept, history = read_kept(storage, current), read_history(storage, current)
+    numbers = {each.manifest.generation for each in history.generations}
+    others = [] if kept is None or kept.manifest.generation in numbers else [kept]
+    names = storage.names() if history.generations else []
+    there = [each for each in history.generations if snapshot_name(each.manifest.generation) in names]
+    return sorted([*others, *there], key=lambda each: each.manifest.generation)
+
+
+def read_history(storage: Storage, current: Manifest) -> History:
+    """Which generations are kept for their history. Raises OSError.
+
+    It is ignored if it cannot be read or is not about this backup; and so are its generations if they are not earlier
+    ones, or are from before the backup was encrypted.
+    """
+    none = History(current.backup_id, current.key)
+    try:
+        history = History.decode(storage.read_small(HISTORY))
+    except (FileNotFoundError, BackupError):
+        return none
+    if history.backup_id != current.backup_id:
+        return none
+    earlier = [each for each in history.generations if history.key == current.key and _is_earlier(each, current)]
+    return replace(none, keep=history.keep, generations=tuple(earlier))
+
+
+def _is_earlier(kept: Kept, current: Manifest) -> bool:
+    """Whether this generation is an earlier one. Its last segment may be the first of the next one, too."""
+    return kept.manifest.generation < current.generation and kept.last_segment <= current.first_segment
 
 
 def is_over(kept: Kept) -> bool:

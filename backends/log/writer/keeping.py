@@ -1,13 +1,24 @@
 """Keeping a generation that was replaced because the database disagreed with it, for a while: people make mistakes.
 
 Its files stay where they are, under their own names, which are never used again. The document `kept` is its manifest.
-A compaction keeps nothing, because the generation that it replaces holds the same history.
+A compaction keeps nothing in it, because the generation that it replaces holds the same history.
+
+With `keep` in the URL, every generation that is replaced, by a compaction too, is kept for its history. The document
+`history` lists them. Nothing is copied: a generation is kept by not removing its files. A generation is first listed,
+then replaced; and first struck off the list, then removed. So a crash leaves files that no list names, which the next
+tidying removes, or an entry for the generation in use, which is ignored and struck off.
 """
 
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
 
+from backends.errors import BackupError
+from backends.keep import Keep
 from backends.log.format.documents import KEPT, Kept, Manifest
-from backends.log.reader.kept import is_kept, is_over, read_kept
+from backends.log.format.history import HISTORY, MAX_ENTRIES, History
+from backends.log.format.records import segment_index, snapshot_name, time_now
+from backends.log.reader.kept import is_kept, is_over, read_history, read_kept
 from backends.storage.base import Storage
 
 
@@ -29,10 +40,132 @@ def still_kept(storage: Storage, current: Manifest) -> Kept | None:
     return None
 
 
-def remove_kept(storage: Storage, kept: Kept) -> None:
-    """Remove the kept generation's files, then the note. Raises OSError."""
+def stored_history(storage: Storage) -> bytes | None:
+    """The bytes of the document; None if there is none. Raises OSError."""
+    try:
+        return storage.read_small(HISTORY)
+    except FileNotFoundError:
+        return None
+
+
+def wanted_keep(history: History, said: Keep | None) -> Keep:
+    """How much is to be kept: what the URL says, or else what is noted in the backup."""
+    return history.keep if said is None else said
+
+
+def add_to_history(storage: Storage, current: Manifest, kept: Kept, said: Keep | None) -> None:
+    """Note durably that the current generation is kept for its history once the next one is published; `kept` says how
+    it ends. Does nothing if nothing is to be kept. Raises OSError."""
+    history = read_history(storage, current)
+    keep = wanted_keep(history, said)
+    if keep.seconds:
+        # A clock that was set back must not make what was kept later seem older than what was kept before.
+        since = max([kept.since, *(each.since for each in history.generations)])
+        generations = (*history.generations, replace(kept, since=since))[-MAX_ENTRIES:]
+        storage.publish(HISTORY, replace(history, keep=keep, generations=generations).encode())
+
+
+def tidy_history(
+    storage: Storage,
+    current: Manifest,
+    said: Keep | None,
+    names: Sequence[str],
+    size_of: Callable[[str], int] | None = None,
+) -> History:
+    """Strike off the list what is not to be kept any more, and return what is left of it. Raises OSError.
+
+    That is what is too old, what has lost its snapshot, and the oldest beyond the size (if `size_of`, which returns the
+    size of a file, is given). The files are the caller's to remove. `names` are those of all files.
+    """
+    if HISTORY not in names and not (said and said.seconds):
+        return History(current.backup_id, current.key)
+    history = read_history(storage, current)
+    keep, now = wanted_keep(history, said), time_now()
+    kept = [each for each in history.generations if now - each.since <= keep.seconds]
+    kept = [each for each in kept if snapshot_name(each.manifest.generation) in names]
+    if size_of is not None and kept:
+        sizes = {name: size_of(name) for name in names if _is_of_history(name, kept, current)}
+        while kept and sum(size for name, size in sizes.items() if _is_of_history(name, kept, current)) > keep.bytes:
+            del kept[0]
+    left = replace(history, keep=keep, generations=tuple(kept) if keep.seconds else ())
+    before = stored_history(storage)
+    if keep.seconds:
+        if before is None or _differs(before, left):
+            storage.publish(HISTORY, left.encode())
+    elif before is not None:
+        storage.remove(HISTORY)
+        storage.sync_names()
+    return left
+
+
+def give_up_oldest(storage: Storage, current: Manifest) -> Kept | None:
+    """Give up the oldest generation that is kept for its history, and return it; None if there is none.
+
+    Its snapshot is removed first, then its other files: that frees space even where the disk is too full for a new
+    list, and an entry without its snapshot counts no more. `tidy_history` must follow. Raises OSError.
+    """
+    names = storage.names()
+    if HISTORY not in names:
+        return None
+    generations = read_history(storage, current).generations
+    there = [each for each in generations if snapshot_name(each.manifest.generation) in names]
+    if not there:
+        return None
+    oldest = there[0]
+    storage.remove(snapshot_name(oldest.manifest.generation))
+    storage.sync_names()
+    others = [each for each in (read_kept(storage, current), *there[1:]) if each is not None]
+    for name in names:
+        own = _is_of_history(name, [oldest], current) and not any(is_kept(name, each) for each in others)
+        if own and name != snapshot_name(oldest.manifest.generation):
+            with suppress(FileNotFoundError):  # a fenced writer has removed it meanwhile
+                storage.remove(name)
+    storage.sync_names()
+    return oldest
+
+
+def given_up(storage: Storage, kept: Kept) -> str:
+    """For the node's log: that this generation was given up."""
+    return (
+        f"{storage.describe()} is nearly full: generation {kept.manifest.generation}, which was kept for its history "
+        f"(versions {kept.manifest.base.data_version} to {kept.data_version}), was given up. The newest state is safe; "
+        "make room there, or keep less (docs/history.md)"
+    )
+
+
+def _differs(stored: bytes, history: History) -> bool:
+    try:
+        return History.decode(stored) != history
+    except BackupError:
+        return True
+
+
+def _is_of_history(name: str, kept: Sequence[Kept], current: Manifest) -> bool:
+    """Whether this is a file of one of these generations alone, which the current one does not need."""
+    index = segment_index(name)
+    if index is not None and index >= current.first_segment:
+        return False
+    return any(is_kept(name, each) for each in kept)
+
+
+def history_bytes(history: History, current: Manifest, names: Sequence[str], size_of: Callable[[str], int]) -> int:
+    """The bytes that are stored for the history alone. Raises OSError."""
+    return sum(size_of(name) for name in names if _is_of_history(name, history.generations, current))
+
+
+def size_of(storage: Storage, name: str) -> int:
+    """The bytes of this file; 0 if it has just been removed. Raises OSError."""
+    try:
+        with closing(storage.open(name)) as handle:
+            return handle.size()
+    except FileNotFoundError:
+        return 0
+
+
+def remove_kept(storage: Storage, kept: Kept, history: History) -> None:
+    """Remove the kept generation's files, unless the history needs them, then the note. Raises OSError."""
     for name in storage.names():
-        if is_kept(name, kept):
+        if is_kept(name, kept) and not any(is_kept(name, each) for each in history.generations):
             storage.remove(name)
     storage.remove(KEPT)
     storage.sync_names()

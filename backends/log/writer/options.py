@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from backends.keep import Keep
 from backends.log.format.records import MAX_FILE
 
 
@@ -26,6 +27,8 @@ class LogOptions:
     note_every: float = 60.0
     """Between two notes of the acknowledged position: rare, to spare flash memory. The note is only a second proof of
     what was saved."""
+    keep: Keep | None = None
+    """How much of the history is kept; None leaves that as it is noted in the backup."""
 
     def preallocated(self, end: int) -> int:
         """How many zeros to preallocate in a segment whose records end at byte `end`."""

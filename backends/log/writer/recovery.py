@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 
 from backends.base import Position
+from backends.keep import Keep
 from backends.log.format.codec import StreamError
 from backends.log.format.documents import Manifest, Session
+from backends.log.format.history import History
 from backends.log.format.records import (
     FILE_HEADER_SIZE,
     RECORD_HEADER_SIZE,
@@ -26,7 +28,7 @@ from backends.log.known_damage import remove_healed
 from backends.log.reader.end import ScannedSegment, find_end
 from backends.log.reader.kept import is_kept
 from backends.log.reader.records import RecordReader, StoredPayload
-from backends.log.writer.keeping import still_kept
+from backends.log.writer.keeping import still_kept, tidy_history
 from backends.log.writer.options import LogOptions
 from backends.log.writer.segment import Segment, create_segment
 from backends.storage.base import TEMPORARY, Storage
@@ -95,7 +97,7 @@ def recover(
     records = _records_of(storage, manifest, last)
     segment = create_segment(storage, manifest.segment_header(last.index), options, records, replace=True)
     try:
-        remove_obsolete_files(storage, manifest, last.index, check, names, keep)
+        remove_obsolete_files(storage, manifest, last.index, check, names, options.keep, keep)
     except BaseException:
         segment.handle.close()
         raise
@@ -150,6 +152,7 @@ def remove_obsolete_files(
     last_segment: int,
     check: Callable[[], None],
     names: Sequence[str],
+    history: Keep | None,
     keep: str | None = None,
 ) -> None:
     """Remove obsolete files: older generations that are not kept, unfinished files, unused segments made ahead of use.
@@ -164,15 +167,15 @@ def remove_obsolete_files(
             check()
             with suppress(FileNotFoundError):  # a fenced writer has renamed or removed it meanwhile
                 storage.remove(name)
-    remove_older(storage, manifest, names)
+    remove_older(storage, manifest, names, tidy_history(storage, manifest, history, names))
 
 
-def remove_older(storage: Storage, manifest: Manifest, names: Sequence[str]) -> None:
+def remove_older(storage: Storage, manifest: Manifest, names: Sequence[str], history: History) -> None:
     """Remove older generations that are not kept. Never removes a newer one, whichever writer made it."""
-    kept = still_kept(storage, manifest)
+    kept = [each for each in (still_kept(storage, manifest), *history.generations) if each is not None]
     for name in names:
         older = _of_older_generation(name, manifest) or (manifest.key is not None and torn_earlier(name, manifest))
-        if older and not is_kept(name, kept):
+        if older and not any(is_kept(name, each) for each in kept):
             with suppress(FileNotFoundError):  # a fenced writer has removed it meanwhile
                 storage.remove(name)
     remove_healed(storage, manifest.generation)

@@ -4,6 +4,7 @@ A commit costs one `append`: encode, one write, one sync. Everything slow (makin
 ones, a new generation) takes the lock `_slow`. `append` never takes it as long as the next segment was made ahead.
 """
 
+import errno
 import secrets
 import threading
 import time
@@ -18,13 +19,22 @@ from backends.keyring import DataKey
 from backends.log.format.documents import COMPACTION, Base, Kept, Manifest
 from backends.log.format.records import Flag, is_part_of, segment_name, snapshot_name, time_now
 from backends.log.known_damage import DamageNotes, remove_damage
-from backends.log.reader.kept import is_over, read_kept
+from backends.log.reader.kept import is_over, read_history, read_kept
 from backends.log.reader.opening import segment_indexes
 from backends.log.status import Status, status_of_writer
 from backends.log.writer.compacted import CompactedSnapshot, remove_unfinished
 from backends.log.writer.fence import WriterFence, fenced_by
 from backends.log.writer.generation import CurrentGeneration, UnknownGeneration
-from backends.log.writer.keeping import keep_generation, remove_kept, still_kept
+from backends.log.writer.keeping import (
+    add_to_history,
+    give_up_oldest,
+    given_up,
+    history_bytes,
+    keep_generation,
+    remove_kept,
+    still_kept,
+    tidy_history,
+)
 from backends.log.writer.lock import SoleWriter
 from backends.log.writer.options import LogOptions
 from backends.log.writer.recovery import remove_obsolete_files, remove_older
@@ -81,6 +91,9 @@ class Writer:
         self._trouble: str | None = None
         self._next_tidying = 0.0
         self._closed = False
+        self._history = 0
+        """How many generations are kept for their history, as far as known."""
+        self._history_bytes = 0
         self._measure(names)
 
     # The commit path
@@ -186,11 +199,13 @@ class Writer:
         if new_key is not None:
             self._segments.encrypt(new_key)
         first = self._segments.prepare()
+        if new_key is None:
+            ended = Kept(old, self._segments.current.index, position.data_version, time_now())
+            add_to_history(self.storage, old, ended, self._options.keep)
         disagrees = source.data_version != position.data_version or still_kept(self.storage, old) is None
         if disagrees and new_key is None:  # a generation that everybody can read is not kept
             # A generation replaced only in doubt, at the same version, does not displace one that really disagreed.
-            last = self._segments.current.index
-            keep_generation(self.storage, Kept(old, last, position.data_version, time_now()))
+            keep_generation(self.storage, ended)
         if announce is not None:
             announce(Position(source.data_version, position.sequence, checksum))
         if new_key is not None:
@@ -200,7 +215,8 @@ class Writer:
         self._segments.begin_generation()
         self.position = Position(source.data_version, position.sequence, checksum, time_now())
         remove_damage(self.storage)
-        remove_obsolete_files(self.storage, self.manifest, first.index, self._fence.check, self.storage.names())
+        names = self.storage.names()
+        remove_obsolete_files(self.storage, self.manifest, first.index, self._fence.check, names, self._options.keep)
 
     def publish_compaction(self, compacted: CompactedSnapshot) -> None:
         """Publish the generation that a compaction made beside the running log, and remove what it makes obsolete.
@@ -222,10 +238,41 @@ class Writer:
         if compacted.replaces != self.manifest.generation or self.failure is not None:
             raise BackupError("the compaction was overtaken by a new snapshot; it will start over when it is needed")
         self._current.publish_snapshot(compacted.written, compacted.generation)
+        old, base = self.manifest, compacted.base
+        self._fence.check()
+        ended = Kept(old, compacted.first_segment, base.data_version, time_now(), base.sequence)
+        add_to_history(self.storage, old, ended, self._options.keep)
         self._current.publish(
             compacted.generation, compacted.base, compacted.first_segment, COMPACTION, None, self.manifest.key
         )
-        remove_older(self.storage, self.manifest, self.storage.names())
+        self._tidy_history()
+
+    def _tidy_history(self) -> None:
+        """Remove what is not to be kept any more of earlier generations."""
+        names = self.storage.names()
+        history = tidy_history(self.storage, self.manifest, self._options.keep, names, self._size_of)
+        remove_older(self.storage, self.manifest, names, history)
+        self._history = len(history.generations)
+        self._history_bytes = history_bytes(history, self.manifest, names, self._size_of)
+
+    def give_up_history(self, free: int) -> None:
+        """Remove generations that are kept for their history, the oldest first, until so many bytes are free.
+
+        The node's next commits are worth more than its past. Raises OSError, or Fenced.
+        """
+        while self._history and self.storage.space().free < free:
+            self._give_up_oldest()
+
+    def _give_up_oldest(self) -> None:
+        with self._slow:
+            if self.failure is not None:
+                raise self.failure
+            self._fence.check()
+            oldest = give_up_oldest(self.storage, self.manifest)
+            self._history = 0 if oldest is None else self._history
+            self._tidy_history()
+        if oldest is not None:
+            self._report("unusual", given_up(self.storage, oldest))
 
     @contextmanager
     def _unless_unknown(self) -> Iterator[None]:
@@ -266,11 +313,24 @@ class Writer:
                 self._report("broken", str(error))
                 return
             except OSError as error:  # the other duties are still done
+                if error.errno in (errno.ENOSPC, errno.EDQUOT) and self._made_room():
+                    continue
                 why = error.strerror or error
                 trouble = f"{self.storage.describe()} reports an error: {why}; every change until now is saved"
         if trouble is not None and trouble != self._trouble:
             self._report("unusual", trouble)
         self._trouble = trouble
+
+    def _made_room(self) -> bool:
+        """Whether a generation that was kept for its history was given up, because the destination is full: the next
+        call of `maintain` tries again. A quota does not show in the number of free bytes."""
+        if not self._history:
+            return False
+        try:
+            self._give_up_oldest()
+        except (OSError, BackupError):
+            return False  # the next round of duties says why
+        return True
 
     def preallocate(self) -> None:
         """Preallocate, and make the next segment before this one is full. Raises Fenced or OSError.
@@ -291,12 +351,18 @@ class Writer:
         self._fence.check()
 
     def remove_outdated(self) -> None:
-        """Remove a kept generation that is too old. Raises OSError, or Fenced: then it is not ours to remove."""
+        """Remove kept generations that are too old, or too many. Raises OSError, or Fenced: then they are not ours to
+        remove."""
         with self._slow:
-            kept = read_kept(self.storage, self.manifest)
-            if self.failure is None and kept is not None and is_over(kept):
+            if self.failure is not None:
+                return
+            kept, history = read_kept(self.storage, self.manifest), read_history(self.storage, self.manifest)
+            if kept is not None and is_over(kept):
                 self._fence.check()
-                remove_kept(self.storage, kept)
+                remove_kept(self.storage, kept, history)
+            if history.generations:
+                self._fence.check()
+                self._tidy_history()
 
     def note_node_id(self, node_id: str) -> None:
         """Record which node this backup belongs to; a new node's database says so only after some time."""
@@ -330,7 +396,8 @@ class Writer:
     def sizes(self) -> Sizes:
         """The sizes of the current generation; costs no I/O."""
         records = self.position.sequence - self.manifest.base.sequence
-        return Sizes(self._snapshot_bytes, self._segments.bytes_since(self.manifest.first_segment), records)
+        segments = self._segments.bytes_since(self.manifest.first_segment)
+        return Sizes(self._snapshot_bytes, segments, records, self._history, self._history_bytes)
 
     def space(self) -> Space:
         """The space at the destination."""

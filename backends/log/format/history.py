@@ -1,0 +1,91 @@
+"""The text file `history`: which generations are kept for their history, and for how long."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from backends.change import VERSIONS
+from backends.errors import Damaged
+from backends.keep import MAX_BYTES, MAX_SECONDS, NOTHING, Keep
+from backends.log.format.documents import (
+    SEALED,
+    Kept,
+    Manifest,
+    decode_document,
+    encode_document,
+    number_in,
+    since_in,
+)
+from backends.log.format.records import MAX_SEQUENCE
+
+HISTORY = "history"
+
+MAX_ENTRIES = 1000
+"""The most generations that are kept: the file must stay below 1 MiB."""
+
+_SHARED = ("backup_id", "key", "node_id")
+"""Fields of a manifest that are the same in all entries, or that no entry needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What is kept, oldest first. `key` is the public name of the key of an encrypted backup."""
+
+    backup_id: bytes
+    key: str | None
+    keep: Keep = NOTHING
+    generations: tuple[Kept, ...] = ()
+
+    def encode(self) -> bytes:
+        """The bytes of the file. Raises KeyNeeded."""
+        fields = {
+            "backup_id": self.backup_id.hex(),
+            "key": self.key,
+            "keep_for": self.keep.seconds,
+            "keep_bytes": self.keep.bytes,
+            "generations": [_entry(kept) for kept in self.generations],
+        }
+        return encode_document(HISTORY, fields, {}, self.key)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "History":
+        """The history in the bytes of its file. Raises Damaged, NotABackup or FromTheFuture."""
+        fields = decode_document(HISTORY, data)
+        entries = fields.get("generations")
+        if not isinstance(entries, list) or len(entries) > MAX_ENTRIES:
+            raise Damaged("an impossible list of generations", HISTORY, 0)
+        shared = {name: fields.get(name) for name in (*_SHARED, SEALED) if name in fields}
+        # Of the document itself: `Manifest.from_fields` checks these two together, whatever the entries say.
+        own = Manifest.from_fields({**_NO_MANIFEST, **shared})
+        keep = Keep(number_in(fields, "keep_for", MAX_SECONDS + 1), number_in(fields, "keep_bytes", MAX_BYTES + 1))
+        return cls(own.backup_id, own.key, keep, tuple(_kept(entry, shared) for entry in entries))
+
+
+_NO_MANIFEST = {
+    "sequence": 0, "data_version": 0, "checksum": 0, "foreign_keys": True, "generation": 0, "first_segment": 0,
+    "reason": "",
+}  # fmt: skip
+
+
+def _entry(kept: Kept) -> dict[str, Any]:
+    public = {name: value for name, value in kept.manifest.fields().items() if name not in _SHARED}
+    return {
+        **public,
+        "last_segment": kept.last_segment,
+        "last_sequence": kept.last_sequence,
+        "end_version": kept.data_version,
+        "since": kept.since,
+    }
+
+
+def _kept(entry: object, shared: dict[str, Any]) -> Kept:
+    if not isinstance(entry, dict):
+        raise Damaged("an impossible generation", HISTORY, 0)
+    fields = {**entry, **shared}
+    last = None if fields.get("last_sequence") is None else number_in(fields, "last_sequence", MAX_SEQUENCE)
+    return Kept(
+        Manifest.from_fields(fields),
+        number_in(fields, "last_segment"),
+        number_in(fields, "end_version", VERSIONS),
+        since_in(fields),
+        last,
+    )
