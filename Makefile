@@ -11,7 +11,7 @@ PARALLEL := -n auto --dist worksteal
 # forbids Python to keep what it has compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help drill test oldest lint lock bench bench-places torture second-writer members-model encrypted powercut fuzz completion docs
+.PHONY: help drill test oldest lint lock bench bench-places bench-stick torture second-writer members-model encrypted powercut fuzz completion docs
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -73,6 +73,9 @@ bench: $(READY_TO_TEST) ## the benchmark: this plugin, a bare one, SQLite's repl
 
 bench-places: $(READY_TO_TEST) ## what a commit costs at each kind of destination, as ratios to a local file (ONLY=sftp,s3, DIR=...)
 	$(BIN)/python -m contrib.bench.destinations --directory $(or $(DIR),/var/tmp) $(if $(ONLY),--only $(ONLY),--svg docs/destinations.svg) --json bench-places.json
+
+bench-stick: $(READY_TO_TEST) ## as root: commits on a slow stick beside a compaction (MEGABYTES=..., DIR=...)
+	$(BIN)/python -m contrib.bench.stick --directory $(or $(DIR),/var/tmp) $(if $(MEGABYTES),--megabytes $(MEGABYTES)) --json bench-stick.json
 
 torture: $(READY_TO_TEST) ## kill -9 at random, thousands of rounds (ROUNDS=..., SEED=..., MEMBERS=1: several members that fail)
 	$(BIN)/python -m tests.end_to_end.torture --rounds $(or $(ROUNDS),5000) $(if $(SEED),--seed $(SEED)) $(if $(MEMBERS),--members)

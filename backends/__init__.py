@@ -38,9 +38,8 @@ def place_at(url: str) -> "Place":
         module, name = SCHEMES[destination.scheme].split(":")
     except KeyError:
         known = [f"{scheme}://" for scheme in SCHEMES]
-        raise BadURL(
-            f"{meant.without_password(url)!r}: {meant.unknown_scheme(url, destination.scheme, known)}"
-        ) from None
+        shown = meant.without_secrets(url)
+        raise BadURL(f"{shown!r}: {meant.unknown_scheme(shown, destination.scheme, known)}") from None
     make = cast("Callable[[Destination], Place]", getattr(import_module(module), name))
     return make(without_keep(destination))
 

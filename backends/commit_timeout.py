@@ -14,10 +14,10 @@ def commit_timeout_of(destination: Destination) -> float:
     if not value:
         return DEFAULT_COMMIT_TIMEOUT
     if not (value.isascii() and value.isdigit() and len(value) <= 100):  # `int` refuses 5000 digits
-        raise BadURL(f"{destination}: timeout={value} is not a number of seconds")
+        raise BadURL(f"{destination.shown}: timeout={value} is not a number of seconds")
     if not _MIN <= int(value) <= _MAX:
         raise BadURL(
-            f"{destination}: timeout={value} is not between {_MIN} and {_MAX} seconds: less would stop the node at "
-            "the first hiccup, more would let it hang until its channels are closed"
+            f"{destination.shown}: timeout={value} is not between {_MIN} and {_MAX} seconds: less would stop the node "
+            "at the first hiccup, more would let it hang until its channels are closed"
         )
     return float(value)

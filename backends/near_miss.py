@@ -4,7 +4,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from backends.text import printable
 
@@ -15,8 +15,19 @@ _SCP = r"(?P<host>[^/@\s]+@[^/:\s]+):(?P<path>.*)"
 """A place on an SSH server as `scp` takes it: `me@server:backup`. Compiled only if it is needed: the plugin loads this
 module before it answers lightningd."""
 
-_PASSWORD = r"(?<=//)([^/?#@:]*):[^/?#]*@"
-"""The user and the password in a URL."""
+_PASSWORD = r"(?<=//)([^/?#@:\[]*?)(?::|%3[Aa])(?!\d*(?:[/,?#]|$)).*(?:@|%40)"
+"""The user and the password in a URL. A password may hold any character, so it ends at the last @."""
+
+_OPTIONS = frozenset(
+    {
+        *("timeout", "ephemeral", "share", "trailing"),
+        *("version", "nfsport", "mountport", "uid", "gid", "noresvport"),
+        "config",
+        *("endpoint", "region", "style", "profile", "account"),
+        *("schema", "single-server", "sslmode", "sslrootcert", "sslcert", "sslkey"),
+    }
+)
+"""The options of all kinds of destinations. None of them is a secret."""
 
 _SHARE = "mount that share, and name a directory on it: nfs:///mnt/SHARE/lightning.bkp"
 _MOUNT = "mount that server, and name a directory on it: file:///mnt/SERVER/lightning.bkp"
@@ -56,9 +67,17 @@ def path_meant(path: str) -> str:
     return meant.absolute().as_uri()
 
 
-def without_password(url: str) -> str:
-    """The URL as it may be shown: one with a password is printed, pasted and logged."""
-    return re.sub(_PASSWORD, r"\1@", url) if "@" in url else url
+def without_secrets(url: str) -> str:
+    """The URL as it may be shown: without a password, and with dots for the values of options that do not exist."""
+    shown = re.sub(_PASSWORD, r"\1@", url, flags=re.DOTALL) if "@" in url or "%40" in url else url
+    before, question, query = shown.partition("?")
+    return f"{before}{question}{'&'.join(_option_shown(each) for each in query.split('&'))}"
+
+
+def _option_shown(option: str) -> str:
+    name, equals, value = option.partition("=")
+    secret = name not in _OPTIONS or "@" in unquote(value)
+    return f"{name}{equals}..." if equals and secret else option
 
 
 def without_scheme(url: str) -> str:
@@ -91,7 +110,7 @@ def without_path(parts: SplitResult, example: str) -> str:
 
 def without_rest(parts: SplitResult) -> str:
     """The end of a sentence about a URL that ends after the host."""
-    host = without_password(f"{parts.scheme}://{parts.netloc}")
+    host = without_secrets(f"{parts.scheme}://{parts.netloc}")
     if parts.scheme == "postgres":
         return f"names no database; write it like {host}/DATABASE"
     if parts.scheme in _BUCKETS:
@@ -137,7 +156,7 @@ def _sftp(scp: "re.Match[str]") -> str:
 
 
 def _renamed(url: str, scheme: str) -> str:
-    return _OTHER_NAMES[scheme] + without_password(url)[len(scheme) :]
+    return _OTHER_NAMES[scheme] + without_secrets(url)[len(scheme) :]
 
 
 def _bucket(scheme: str, path: str) -> str:

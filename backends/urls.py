@@ -32,6 +32,19 @@ class Destination:
         query = "?" + "&".join(_option(*each) for each in self.options) if self.options else ""
         return f"{self.scheme}://{quote(self.host, safe=':[]@,')}{quote(str(self.path))}{query}"
 
+    @property
+    def shown(self) -> str:
+        """The URL for an error: without passwords, and without the values of options that no kind of destination has.
+
+        What was typed under a wrong name may be a password, and errors are printed, pasted and logged.
+        """
+        return meant.without_secrets(str(self))
+
+    @property
+    def shown_host(self) -> str:
+        """The host for an error, as in `shown`."""
+        return meant.without_secrets(f"//{self.host}").removeprefix("//")
+
     def option(self, name: str, default: str) -> str:
         """The value of an option in the query, or `default`. If the option is given twice, the last value counts."""
         return dict(self.options).get(name, default)
@@ -40,7 +53,7 @@ class Destination:
         """Raise BadURL for an option that is not among `known`: it is probably a misspelling of one that is."""
         for name, _ in self.options:
             if name not in known:
-                raise BadURL(f"{self}: there is no option {name!r}; the options are: {', '.join(known)}")
+                raise BadURL(f"{self.shown}: there is no option {name!r}; the options are: {', '.join(known)}")
 
     def below(self, name: str) -> "Destination":
         """The destination in the directory `name` inside this one."""
@@ -85,6 +98,13 @@ def unquote(text: str) -> str:
     return _unquote(text, errors="surrogateescape")
 
 
+def _why(error: ValueError) -> str:
+    """What is wrong with the URL. Python's own text quotes parts of it, which may be a password."""
+    if str(error).startswith("bad query field"):
+        return "what follows the ? must be NAME=VALUE, with & between two of them"
+    return "its server's name cannot be one (an IPv6 address is in brackets)"
+
+
 def names_a_mount(url: str) -> bool:
     """Whether what this URL names is reached through a mount of this machine. Text that is no URL is taken for that."""
     try:
@@ -94,8 +114,8 @@ def names_a_mount(url: str) -> bool:
 
 
 def parse_url(url: str) -> Destination:
-    """The destination that a URL names. Raises BadURL, in whose message no password is repeated."""
-    shown = meant.without_password(url)
+    """The destination that a URL names. Raises BadURL, whose message repeats no password (see `shown`)."""
+    shown = meant.without_secrets(url)
     try:
         parts = urlsplit(url)
         host = unquote(parts.netloc)
@@ -105,11 +125,11 @@ def parse_url(url: str) -> Destination:
             )
         )
     except ValueError as error:
-        raise BadURL(f"{shown!r} is not a URL ({error}); write it like {EXAMPLE}") from None
+        raise BadURL(f"{shown!r} is not a URL: {_why(error)}; write it like {EXAMPLE}") from None
     if not parts.scheme:
         if not url:
             raise BadURL(f"an empty URL names no destination; write it like {EXAMPLE}")
-        raise BadURL(f"{shown!r} is not a URL: {meant.without_scheme(url)}")
+        raise BadURL(f"{shown!r} is not a URL: {meant.without_scheme(shown)}")
     path = unquote(parts.path)
     if not path.startswith("/") or "\0" in path:
         if parts.netloc and parts.scheme != "file":  # with three slashes the server's name would become a directory

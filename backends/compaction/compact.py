@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from backends.base import MAX_ROLL_FORWARD
+from backends.compaction.copy_out import CopyOut
 from backends.compaction.space_reserve import SpaceReserve
 from backends.errors import BackupError
 from backends.log.format.documents import Base, Manifest
@@ -82,6 +83,7 @@ def compact_log(
         reserve.check_scratch()
         if pace is not None:
             pace.give_way()
+        copy_out.go_on()
         if progress is not None:
             progress(done, 2 * total)  # rebuilding is the first half of the work, writing the snapshot the second
 
@@ -89,13 +91,14 @@ def compact_log(
         if reader.manifest != begun:
             raise BackupError("the compaction was overtaken by a new snapshot; it will start over when it is needed")
         database = directory / "compacted.sqlite3"
-        rebuilt = rebuild(reader, database, show, take=take, durable=False)
-        size = database.stat().st_size
-        seen = None if pace is None else partial(_look_at_space, pace, size)
-        pieces = _shown(reserve.checked(file_pieces(database), seen), size, progress)
-        number = next_generation(storage, begun.generation)
-        base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)
-        written = _write(storage, begun, number, base, pieces, options, pace)
+        with CopyOut(database, None if pace is None else pace.another()) as copy_out:
+            rebuilt = rebuild(reader, database, show, take=take, durable=False)
+            size = database.stat().st_size
+            seen = None if pace is None else partial(_look_at_space, pace, size)
+            pieces = _shown(reserve.checked(file_pieces(database), seen), size, progress, copy_out)
+            number = next_generation(storage, begun.generation)
+            base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)
+            written = _write(storage, begun, number, base, pieces, options, pace)
     return CompactedSnapshot(begun.generation, number, written, base, place.next_segment)
 
 
@@ -106,12 +109,13 @@ def segments_freed(storage: Storage) -> int | None:
         return None if place is None else place.next_segment - reader.manifest.first_segment
 
 
-def _shown(pieces: Iterable[bytes], size: int, progress: BytesDone | None) -> Iterator[bytes]:
+def _shown(pieces: Iterable[bytes], size: int, progress: BytesDone | None, copy_out: CopyOut) -> Iterator[bytes]:
     """The pieces unchanged, reporting progress through the second half of the work."""
     done = 0
     for piece in pieces:
         yield piece
         done += len(piece)
+        copy_out.go_on()
         if progress is not None:
             progress(size + done, 2 * size)
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from backends.log.format.members import MAX_MEMBERS, Member
+from backends.near_miss import without_secrets
 from backends.urls import BadURL, Destination, parse_url
 
 TRAILING = "trailing"
@@ -38,7 +39,7 @@ def split_trailing(url: str) -> tuple[str, bool]:
     options = query.split("&")
     for option in options:
         if option.startswith(f"{TRAILING}="):
-            raise BadURL(f"{url!r}: {TRAILING} has no value; write ?{TRAILING}, or leave it out")
+            raise BadURL(f"{without_secrets(url)!r}: {TRAILING} has no value; write ?{TRAILING}, or leave it out")
     others = [option for option in options if option != TRAILING]
     if len(others) == len(options):
         return url, False

@@ -21,15 +21,16 @@ class FilePlace(Place):
     def __init__(self, destination: Destination) -> None:
         if not destination.names_no_other_machine:
             raise BadURL(
-                f"{destination} names the machine {destination.host!r}, and file:// only reaches this one; write it "
-                f"with three slashes: {of_a_file_with_host(destination.host, str(destination.path))}"
+                f"{destination.shown} names the machine {destination.shown_host!r}, and file:// only reaches this one; "
+                "write it with three slashes: "
+                f"{of_a_file_with_host(destination.shown_host, str(destination.path))}"
             )
         commit_timeout_of(destination)
         destination.allow_options("timeout", EPHEMERAL)
         accepted = destination.option(EPHEMERAL, "")
         if accepted not in ("", ACCEPTED):
             raise BadURL(
-                f"{destination}: {EPHEMERAL}={accepted} means nothing; the only value is {EPHEMERAL}={ACCEPTED}"
+                f"{destination.shown}: {EPHEMERAL}={accepted} means nothing; the only value is {EPHEMERAL}={ACCEPTED}"
             )
         self._url, self._path, self._accepted = str(destination), destination.local_path, bool(accepted)
         self._storage = LocalStorage(self._path)

@@ -23,7 +23,7 @@ def nfs_place(destination: Destination) -> Place:
     """The place on a share: on a server if the URL names one, otherwise on a mounted share. Raises BadURL."""
     commit_timeout_of(destination)
     if not destination.path.name:
-        raise BadURL(f"{destination} names no directory; write it like nfs://nas.local/export/lightning.bkp")
+        raise BadURL(f"{destination.shown} names no directory; write it like nfs://nas.local/export/lightning.bkp")
     return ServerPlace(destination) if destination.host else MountedSharePlace(destination)
 
 
@@ -45,7 +45,7 @@ class MountedSharePlace(Place):
         for name, _ in destination.options:
             if name not in _MOUNTED_OPTIONS:
                 raise BadURL(
-                    f"{destination}: the option {name!r} is for nfs://server/..., not for a mounted share; the "
+                    f"{destination.shown}: the option {name!r} is for nfs://server/..., not for a mounted share; the "
                     f"options are: {', '.join(_MOUNTED_OPTIONS)}"
                 )
         self._path, self._remembered = destination.local_path, destination.option(_SHARE, "")

@@ -19,7 +19,7 @@ class UsbPlace(Place):
         name = destination.host
         if not name or not destination.path.name:
             raise BadURL(
-                f"{destination} does not name a stick and a directory on it; write it like "
+                f"{destination.shown} does not name a stick and a directory on it; write it like "
                 "usb://LABEL/lightning.bkp (backup-cli destinations prints the URLs of what is plugged in)"
             )
         destination.allow_options("timeout")

@@ -1,14 +1,18 @@
 """A large database as a node has it after years of payments: the recording's, with many more rows of the usual tables.
 
 Most bytes are onions, signatures, hashes and transactions, which do not compress; the rest is text (invoices and their
-descriptions) and numbers. `zstd -1` makes about 0.6 of it.
+descriptions) and numbers. `zstd -1` makes about 0.7 of it.
+
+python -m contrib.bench.node_like FILE [--megabytes N]
 """
 
+import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
 import apsw
 
+from backup_cli.drill.player import recorded_calls
 from contrib.bench.contestants import Call
 
 _ROUND = 5000
@@ -65,3 +69,16 @@ def node_like_database(path: Path, calls: Iterable[Call], size: int) -> None:
             database.cache_flush()
     database.execute("PRAGMA journal_mode = DELETE")
     database.close()
+
+
+def main() -> None:
+    """Create the file that the options name."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="the database to create, such as DIR/lightningd.sqlite3")
+    parser.add_argument("--megabytes", type=int, default=1024, help="its size in MiB")
+    options = parser.parse_args()
+    node_like_database(options.file, recorded_calls(), options.megabytes << 20)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.log.writer.pace import HURRIED, MAX_PAUSE, MAX_PORTION, MAX_WAIT, MIN_PORTION, Pace, Seen, step
@@ -17,6 +17,7 @@ times = st.floats(0, 1e4, allow_nan=False)
 rates = st.floats(0, 1e12, allow_nan=False)
 
 
+@settings(deadline=None)
 @given(times, times, rates, st.booleans())
 def test_portion_and_pause_are_bounded(usual: float, recent: float, rate: float, flushed: bool) -> None:
     """Whatever a page says that another process writes."""
@@ -25,6 +26,7 @@ def test_portion_and_pause_are_bounded(usual: float, recent: float, rate: float,
     assert 0 <= found.pause <= MAX_PAUSE
 
 
+@settings(deadline=None)
 @given(times, times, times, rates, st.booleans())
 def test_later_commits_mean_no_larger_portions_and_no_shorter_pauses(
     usual: float, one: float, other: float, rate: float, flushed: bool
@@ -34,6 +36,7 @@ def test_later_commits_mean_no_larger_portions_and_no_shorter_pauses(
     assert later.pause >= sooner.pause
 
 
+@settings(deadline=None)
 @given(st.floats(1e-5, 1), rates)
 def test_commits_that_take_no_longer_than_usual_mean_full_portions_without_pauses(usual: float, rate: float) -> None:
     at_rest = step(Seen(usual, usual, rate))

@@ -137,6 +137,10 @@ class Pace:
         self.flushed = False
         """Set when nothing but a sync brings data to this disk."""
 
+    def another(self) -> "Pace":
+        """For another file, on another disk perhaps, beside the same commits."""
+        return Pace(self._commits, clock=self.now, sleep=self._sleep)
+
     @property
     def hurried(self) -> bool:
         """Whether it must not yield now: it is short of space, or the log grows faster than it does."""

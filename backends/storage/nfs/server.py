@@ -65,7 +65,7 @@ def server_of(destination: Destination) -> Server:
     destination.allow_options(*_OPTIONS)
     version = destination.option("version", "")
     if version and version not in _VERSIONS:
-        raise BadURL(f"{destination}: NFS version {version} is not supported; write version=3 or version=4.1")
+        raise BadURL(f"{destination.shown}: NFS version {version} is not supported; write version=3 or version=4.1")
     host, port = _host_and_port(destination)
     return Server(
         host,
@@ -83,7 +83,7 @@ def _number(destination: Destination, name: str, most: int) -> int | None:
     if not value:
         return None
     if not (value.isascii() and value.isdigit() and len(value) <= 10 and int(value) <= most):
-        raise BadURL(f"{destination}: {name}={value} is not a number up to {most}")
+        raise BadURL(f"{destination.shown}: {name}={value} is not a number up to {most}")
     return int(value)
 
 
@@ -102,8 +102,8 @@ def _host_and_port(destination: Destination) -> tuple[str, int | None]:
         or (port and not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536))
     ):
         raise BadURL(
-            f"{destination}: {host!r} cannot be a server's name; write it like nfs://nas.local/export/lightning.bkp, "
-            "and an IPv6 address in brackets, like nfs://[fd00::1]/export/lightning.bkp"
+            f"{destination.shown}: {destination.shown_host!r} cannot be a server's name; write it like "
+            "nfs://nas.local/export/lightning.bkp, and an IPv6 address in brackets, like nfs://[fd00::1]/export/lightning.bkp"
         )
     return inside, int(port) if port else None
 

@@ -93,17 +93,17 @@ def address_of(destination: Destination) -> Address:
     parts = destination.path.parts[1:]
     if not 1 <= len(parts) <= 2:
         raise BadURL(
-            f"{destination} names no database; write it like {_EXAMPLE}, or {_EXAMPLE}/NAME for one of several"
+            f"{destination.shown} names no database; write it like {_EXAMPLE}, or {_EXAMPLE}/NAME for one of several"
         )
     database, backup = parts[0], (f"{parts[1]}/" if len(parts) == 2 else "")
     if backup and _NAME.fullmatch(parts[1]) is None:
-        raise BadURL(f"{destination}: a backup's name consists of lower-case letters, digits, '.', '-' and '_'")
+        raise BadURL(f"{destination.shown}: a backup's name consists of lower-case letters, digits, '.', '-' and '_'")
     schema = destination.option("schema", DEFAULT_SCHEMA)
     if _SCHEMA.fullmatch(schema) is None:
-        raise BadURL(f"{destination}: a schema's name consists of lower-case letters, digits and '_'")
+        raise BadURL(f"{destination.shown}: a schema's name consists of lower-case letters, digits and '_'")
     single = destination.option(_SINGLE, "false")
     if single not in ("", "true", "false"):
-        raise BadURL(f"{destination}: {_SINGLE} has no value; write &{_SINGLE}, or leave it out")
+        raise BadURL(f"{destination.shown}: {_SINGLE} has no value; write &{_SINGLE}, or leave it out")
     return Address(
         hosts,
         user,
@@ -125,7 +125,7 @@ def _user_and_hosts(destination: Destination) -> tuple[str, tuple[Host, ...]]:
             "HOST:PORT:DATABASE:USER:PASSWORD, and type: chmod 0600 ~/.pgpass"
         )
     if (at and not user) or not hosts or "\0" in destination.host:
-        raise BadURL(f"{destination} names no server; write it like {_EXAMPLE}")
+        raise BadURL(f"{destination.shown} names no server; write it like {_EXAMPLE}")
     return user, tuple(_host(destination, text) for text in hosts.split(","))
 
 
@@ -137,8 +137,8 @@ def _host(destination: Destination, text: str) -> Host:
     found = _HOST.fullmatch(text)
     if found is None or not 0 < int(found["port"] or _PORT) < 65536:
         raise BadURL(
-            f"{destination}: {text!r} cannot be a server's name; write it like {_EXAMPLE}, and an IPv6 address in "
-            "brackets, like postgres://[fd00::1]:5432/lightning"
+            f"{destination.shown}: {text!r} cannot be a server's name; write it like {_EXAMPLE}, and an IPv6 address "
+            "in brackets, like postgres://[fd00::1]:5432/lightning"
         )
     return Host(found["ipv6"] or found["name"], int(found["port"] or _PORT))
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from backends.commit_timeout import commit_timeout_of
+from backends.near_miss import without_secrets
 from backends.urls import BadURL, Destination
 
 S3, GOOGLE, AZURE = "s3", "gs", "az"
@@ -50,23 +51,25 @@ def bucket_of(destination: Destination) -> Bucket:
     destination.allow_options(*_OPTIONS[destination.scheme])
     prefix = str(destination.path).strip("/")
     if not _NAME.fullmatch(destination.host):
-        raise BadURL(f"{destination}: {destination.host!r} is not the name of a bucket; {_like(destination.scheme)}")
+        raise BadURL(
+            f"{destination.shown}: {destination.shown_host!r} is not the name of a bucket; {_like(destination.scheme)}"
+        )
     if not prefix:
         # The root of a bucket is no place for a backup: what clears a failed `init` away would clear the bucket.
-        raise BadURL(f"{destination} names a whole bucket; {_like(destination.scheme)}")
+        raise BadURL(f"{destination.shown} names a whole bucket; {_like(destination.scheme)}")
     if not _PREFIX.fullmatch(prefix) or {".", ".."} & set(prefix.split("/")):
         raise BadURL(
-            f"{destination}: in a bucket, name the backup by letters, digits and . _ - + = @ between slashes; "
+            f"{destination.shown}: in a bucket, name the backup by letters, digits and . _ - + = @ between slashes; "
             f"{_like(destination.scheme)}"
         )
     style = destination.option("style", "")
     if style not in ("", "path", "host"):
-        raise BadURL(f"{destination}: style={style} is not known; write style=path or style=host")
+        raise BadURL(f"{destination.shown}: style={style} is not known; write style=path or style=host")
     return Bucket(
         destination.scheme,
         destination.host,
         prefix,
-        checked_endpoint(destination.option("endpoint", ""), str(destination)),
+        checked_endpoint(destination.option("endpoint", ""), destination.shown),
         destination.option("region", ""),
         style,
         destination.option("profile", ""),
@@ -85,7 +88,8 @@ def checked_endpoint(endpoint: str, where: str) -> str:
     except ValueError:
         sound = False
     if not sound or parts.query or parts.fragment or parts.username is not None:
-        raise BadURL(f"{where}: endpoint={endpoint} is not like https://s3.example.org or http://127.0.0.1:9000")
+        shown = without_secrets(f"?endpoint={endpoint}")[1:]
+        raise BadURL(f"{where}: {shown} is not like https://s3.example.org or http://127.0.0.1:9000")
     return endpoint.rstrip("/")
 
 

@@ -72,13 +72,13 @@ def address_of(destination: Destination) -> Address:
     host, port = _host_and_port(destination, where)
     if (at and not _USER.fullmatch(user)) or not _HOST.fullmatch(host):
         raise BadURL(
-            f"{destination}: {destination.host!r} cannot be an account on a server; write it like {_EXAMPLE}, and an "
-            "IPv6 address in brackets, like sftp://user@[fd00::1]/srv/backup/lightning.bkp"
+            f"{destination.shown}: {destination.shown_host!r} cannot be an account on a server; write it like "
+            f"{_EXAMPLE}, and an IPv6 address in brackets, like sftp://user@[fd00::1]/srv/backup/lightning.bkp"
         )
     parent, name = _directory(destination)
     config = destination.option("config", "") or None
     if config is not None and not config.startswith("/"):
-        raise BadURL(f"{destination}: config={config} must be the whole path of a file, beginning with /")
+        raise BadURL(f"{destination.shown}: config={config} must be the whole path of a file, beginning with /")
     return Address(host, user or None, port, config, commit_timeout_of(destination), parent, name)
 
 
@@ -88,7 +88,7 @@ def _directory(destination: Destination) -> tuple[str, str]:
     if len(path.parts) > 1 and path.parts[1] == "~":
         path = PurePosixPath(*path.parts[2:])
     if not path.name or ".." in path.parts:
-        raise BadURL(f"{destination} names no directory for the backup; write it like {_EXAMPLE}")
+        raise BadURL(f"{destination.shown} names no directory for the backup; write it like {_EXAMPLE}")
     return os.fspath(path.parent), path.name
 
 
@@ -101,6 +101,6 @@ def _host_and_port(destination: Destination, where: str) -> tuple[str, int | Non
         host, _, port = where.partition(":")
     if port and not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
         raise BadURL(
-            f"{destination}: {port!r} is no port; write it like sftp://user@server.example:2222/srv/lightning.bkp"
+            f"{destination.shown}: {port!r} is no port; write it like sftp://user@server.example:2222/srv/lightning.bkp"
         )
     return host, int(port) if port else None
