@@ -51,6 +51,21 @@ def test_value_that_means_nothing_is_refused(value: str) -> None:
         place_at(f"file:///x/y.bkp?keep={value}")
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["file:///x/y", "nfs:///x/y", "nfs://nas/x/y", "usb://DISK/y", "sftp://nas/y", "s3://bucket/y", "postgres://h/d"],
+)
+def test_error_that_lists_the_options_names_keep(url: str) -> None:
+    with pytest.raises(BadURL, match="options are: .*keep"):
+        place_at(f"{url}?keeep=30d")
+
+
+def test_wrong_value_shows_no_password() -> None:
+    with pytest.raises(BadURL, match="keep=30 is not a time") as refused:
+        place_at("postgres://node:hidden@h/d?keep=30")
+    assert "hidden" not in str(refused.value)
+
+
 def test_of_several_members_the_longest_time_counts_for_all() -> None:
     urls = ["file:///a?keep=3d,1G", "file:///b", "file:///c?keep=9d,5G", "file:///d?keep=9d,2G"]
     assert keep_of_all(urls) == Keep(9 * DAY, 2 << 30)
