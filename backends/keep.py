@@ -38,8 +38,8 @@ def keep_of(destination: Destination) -> Keep | None:
     found = _VALUE.fullmatch(value)
     if found is None:
         raise BadURL(
-            f"{destination.shown}: {KEEP}={value} is not a time; write it like {KEEP}=30d, or with the most space that it "
-            f"may take, {KEEP}=30d,10G (h, d or w; M, G or T), or {KEEP}=0 to keep nothing any more"
+            f"{destination.shown}: {KEEP}={value} is not a time; write it like {KEEP}=30d, or with the most space "
+            f"that it may take, {KEEP}=30d,10G (h, d or w; M, G or T), or {KEEP}=0 to keep nothing any more"
         )
     count, unit, space, space_unit = found.groups()
     kept = Keep(int(count) * _TIME[unit], int(space) * _SIZE[space_unit] if space else DEFAULT_BYTES)

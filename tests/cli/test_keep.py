@@ -56,7 +56,7 @@ def test_value_that_means_nothing_is_refused(value: str) -> None:
     ["file:///x/y", "nfs:///x/y", "nfs://nas/x/y", "usb://DISK/y", "sftp://nas/y", "s3://bucket/y", "postgres://h/d"],
 )
 def test_error_that_lists_the_options_names_keep(url: str) -> None:
-    with pytest.raises(BadURL, match="options are: .*keep"):
+    with pytest.raises(BadURL, match=r"options are: .*keep"):
         place_at(f"{url}?keeep=30d")
 
 

@@ -53,15 +53,13 @@ def wanted_keep(history: History, said: Keep | None) -> Keep:
     return history.keep if said is None else said
 
 
-def add_to_history(storage: Storage, current: Manifest, kept: Kept, said: Keep | None) -> None:
+def add_to_history(storage: Storage, current: Manifest, kept: Kept, said: Keep | None, lived: int) -> None:
     """Note durably that the current generation is kept for its history once the next one is published; `kept` says how
-    it ends. Does nothing if nothing is to be kept. Raises OSError."""
-    history = read_history(storage, current)
+    it ends, and `lived` is as in `tidy_history`. Does nothing if nothing is to be kept. Raises OSError."""
+    history = read_history(storage, current).aged(lived, time_now())
     keep = wanted_keep(history, said)
     if keep.seconds:
-        # A clock that was set back must not make what was kept later seem older than what was kept before.
-        since = max([kept.since, *(each.since for each in history.generations)])
-        generations = (*history.generations, replace(kept, since=since))[-MAX_ENTRIES:]
+        generations = (*history.generations, replace(kept, since=history.clock))[-MAX_ENTRIES:]
         storage.publish(HISTORY, replace(history, keep=keep, generations=generations).encode())
 
 
@@ -71,23 +69,28 @@ def tidy_history(
     said: Keep | None,
     names: Sequence[str],
     size_of: Callable[[str], int] | None = None,
+    lived: int = 0,
 ) -> History:
     """Strike off the list what is not to be kept any more, and return what is left of it. Raises OSError.
+
+    `lived` are the seconds for which the writer has been open since it last said so: what is kept ages by them rather
+    than by a clock that may jump (`History.aged`).
 
     That is what is too old, what has lost its snapshot, and the oldest beyond the size (if `size_of`, which returns the
     size of a file, is given). The files are the caller's to remove. `names` are those of all files.
     """
     if HISTORY not in names and not (said and said.seconds):
         return History(current.backup_id, current.key)
-    history = read_history(storage, current)
-    keep, now = wanted_keep(history, said), time_now()
-    kept = [each for each in history.generations if now - each.since <= keep.seconds]
+    history = read_history(storage, current).aged(lived, time_now())
+    keep = wanted_keep(history, said)
+    kept = [each for each in history.generations if history.clock - each.since <= keep.seconds]
     kept = [each for each in kept if snapshot_name(each.manifest.generation) in names]
     if size_of is not None and kept:
         sizes = {name: size_of(name) for name in names if _is_of_history(name, kept, current)}
         while kept and sum(size for name, size in sizes.items() if _is_of_history(name, kept, current)) > keep.bytes:
             del kept[0]
-    left = replace(history, keep=keep, generations=tuple(kept) if keep.seconds else ())
+    clock = history.clock if kept else 0  # nothing has an age then, and no start needs to write the list again
+    left = replace(history, keep=keep, generations=tuple(kept) if keep.seconds else (), clock=clock)
     before = stored_history(storage)
     if keep.seconds:
         if before is None or _differs(before, left):

@@ -90,6 +90,7 @@ class Writer:
         self._space: Space | None = None  # as of the last call of `space`: a status must not wait for the destination
         self._trouble: str | None = None
         self._next_tidying = 0.0
+        self._aged = time.monotonic()
         self._closed = False
         self._history = 0
         """How many generations are kept for their history, as far as known."""
@@ -201,7 +202,7 @@ class Writer:
         first = self._segments.prepare()
         if new_key is None:
             ended = Kept(old, self._segments.current.index, position.data_version, time_now())
-            add_to_history(self.storage, old, ended, self._options.keep)
+            add_to_history(self.storage, old, ended, self._options.keep, self._lived())
         disagrees = source.data_version != position.data_version or still_kept(self.storage, old) is None
         if disagrees and new_key is None:  # a generation that everybody can read is not kept
             # A generation replaced only in doubt, at the same version, does not displace one that really disagreed.
@@ -241,7 +242,7 @@ class Writer:
         old, base = self.manifest, compacted.base
         self._fence.check()
         ended = Kept(old, compacted.first_segment, base.data_version, time_now(), base.sequence)
-        add_to_history(self.storage, old, ended, self._options.keep)
+        add_to_history(self.storage, old, ended, self._options.keep, self._lived())
         self._current.publish(
             compacted.generation, compacted.base, compacted.first_segment, COMPACTION, None, self.manifest.key
         )
@@ -250,10 +251,16 @@ class Writer:
     def _tidy_history(self) -> None:
         """Remove what is not to be kept any more of earlier generations."""
         names = self.storage.names()
-        history = tidy_history(self.storage, self.manifest, self._options.keep, names, self._size_of)
+        history = tidy_history(self.storage, self.manifest, self._options.keep, names, self._size_of, self._lived())
         remove_older(self.storage, self.manifest, names, history)
         self._history = len(history.generations)
         self._history_bytes = history_bytes(history, self.manifest, names, self._size_of)
+
+    def _lived(self) -> int:
+        """Whole seconds since the last call, or since this writer was opened: what is kept ages by them."""
+        lived = int(time.monotonic() - self._aged)
+        self._aged += lived
+        return lived
 
     def give_up_history(self, free: int) -> None:
         """Remove generations that are kept for their history, the oldest first, until so many bytes are free.
