@@ -285,7 +285,7 @@ class Backup:
             return
         needed = space_to_recover(self.storage, seen.last[0], self._options) + SMALL_FILES
         while self.storage.space().free < needed:
-            oldest = give_up_oldest(self.storage, seen.manifest)
+            oldest = give_up_oldest(self.storage, seen.manifest, lambda: None)  # it is not the writer yet
             if oldest is None:
                 return
             report("unusual", given_up(self.storage, oldest))

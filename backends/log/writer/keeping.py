@@ -7,6 +7,9 @@ With `keep` in the URL, every generation that is replaced, by a compaction too, 
 `history` lists them. Nothing is copied: a generation is kept by not removing its files. A generation is first listed,
 then replaced; and first struck off the list, then removed. So a crash leaves files that no list names, which the next
 tidying removes, or an entry for the generation in use, which is ignored and struck off.
+
+A fenced writer must neither change the list nor remove a file: both are its successor's by then, which may keep more.
+So `check`, which raises Fenced, is called before each of these steps.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,13 +56,17 @@ def wanted_keep(history: History, said: Keep | None) -> Keep:
     return history.keep if said is None else said
 
 
-def add_to_history(storage: Storage, current: Manifest, kept: Kept, said: Keep | None, lived: int) -> None:
+def add_to_history(
+    storage: Storage, current: Manifest, kept: Kept, said: Keep | None, lived: int, check: Callable[[], None]
+) -> None:
     """Note durably that the current generation is kept for its history once the next one is published; `kept` says how
-    it ends, and `lived` is as in `tidy_history`. Does nothing if nothing is to be kept. Raises OSError."""
+    it ends, and `lived` is as in `tidy_history`. Does nothing if nothing is to be kept. Raises OSError, or
+    Fenced."""
     history = read_history(storage, current).aged(lived, time_now())
     keep = wanted_keep(history, said)
     if keep.seconds:
         generations = (*history.generations, replace(kept, since=history.clock))[-MAX_ENTRIES:]
+        check()
         storage.publish(HISTORY, replace(history, keep=keep, generations=generations).encode())
 
 
@@ -68,10 +75,11 @@ def tidy_history(
     current: Manifest,
     said: Keep | None,
     names: Sequence[str],
+    check: Callable[[], None],
     size_of: Callable[[str], int] | None = None,
     lived: int = 0,
 ) -> History:
-    """Strike off the list what is not to be kept any more, and return what is left of it. Raises OSError.
+    """Strike off the list what is not to be kept any more, and return what is left of it. Raises OSError, or Fenced.
 
     `lived` are the seconds for which the writer has been open since it last said so: what is kept ages by them rather
     than by a clock that may jump (`History.aged`).
@@ -94,18 +102,20 @@ def tidy_history(
     before = stored_history(storage)
     if keep.seconds:
         if before is None or _differs(before, left):
+            check()
             storage.publish(HISTORY, left.encode())
     elif before is not None:
+        check()
         storage.remove(HISTORY)
         storage.sync_names()
     return left
 
 
-def give_up_oldest(storage: Storage, current: Manifest) -> Kept | None:
+def give_up_oldest(storage: Storage, current: Manifest, check: Callable[[], None]) -> Kept | None:
     """Give up the oldest generation that is kept for its history, and return it; None if there is none.
 
     Its snapshot is removed first, then its other files: that frees space even where the disk is too full for a new
-    list, and an entry without its snapshot counts no more. `tidy_history` must follow. Raises OSError.
+    list, and an entry without its snapshot counts no more. `tidy_history` must follow. Raises OSError, or Fenced.
     """
     names = storage.names()
     if HISTORY not in names:
@@ -115,12 +125,14 @@ def give_up_oldest(storage: Storage, current: Manifest) -> Kept | None:
     if not there:
         return None
     oldest = there[0]
+    check()
     storage.remove(snapshot_name(oldest.manifest.generation))
     storage.sync_names()
     others = [each for each in (read_kept(storage, current), *there[1:]) if each is not None]
     for name in names:
         own = _is_of_history(name, [oldest], current) and not any(is_kept(name, each) for each in others)
         if own and name != snapshot_name(oldest.manifest.generation):
+            check()
             with suppress(FileNotFoundError):  # a fenced writer has removed it meanwhile
                 storage.remove(name)
     storage.sync_names()
@@ -165,10 +177,12 @@ def size_of(storage: Storage, name: str) -> int:
         return 0
 
 
-def remove_kept(storage: Storage, kept: Kept, history: History) -> None:
-    """Remove the kept generation's files, unless the history needs them, then the note. Raises OSError."""
+def remove_kept(storage: Storage, kept: Kept, history: History, check: Callable[[], None]) -> None:
+    """Remove the kept generation's files, unless the history needs them, then the note. Raises OSError, or Fenced."""
     for name in storage.names():
         if is_kept(name, kept) and not any(is_kept(name, each) for each in history.generations):
+            check()
             storage.remove(name)
+    check()
     storage.remove(KEPT)
     storage.sync_names()

@@ -202,7 +202,7 @@ class Writer:
         first = self._segments.prepare()
         if new_key is None:
             ended = Kept(old, self._segments.current.index, position.data_version, time_now())
-            add_to_history(self.storage, old, ended, self._options.keep, self._lived())
+            add_to_history(self.storage, old, ended, self._options.keep, self._lived(), self._fence.check)
         disagrees = source.data_version != position.data_version or still_kept(self.storage, old) is None
         if disagrees and new_key is None:  # a generation that everybody can read is not kept
             # A generation replaced only in doubt, at the same version, does not displace one that really disagreed.
@@ -242,17 +242,21 @@ class Writer:
         old, base = self.manifest, compacted.base
         self._fence.check()
         ended = Kept(old, compacted.first_segment, base.data_version, time_now(), base.sequence)
-        add_to_history(self.storage, old, ended, self._options.keep, self._lived())
+        add_to_history(self.storage, old, ended, self._options.keep, self._lived(), self._fence.check)
         self._current.publish(
             compacted.generation, compacted.base, compacted.first_segment, COMPACTION, None, self.manifest.key
         )
-        self._tidy_history()
+        with suppress(Fenced):  # the generation is published; the next look at the marker says that it is in vain
+            self._tidy_history()
 
     def _tidy_history(self) -> None:
         """Remove what is not to be kept any more of earlier generations."""
         names = self.storage.names()
-        history = tidy_history(self.storage, self.manifest, self._options.keep, names, self._size_of, self._lived())
-        remove_older(self.storage, self.manifest, names, history)
+        check = self._fence.check
+        history = tidy_history(
+            self.storage, self.manifest, self._options.keep, names, check, self._size_of, self._lived()
+        )
+        remove_older(self.storage, self.manifest, names, history, check)
         self._history = len(history.generations)
         self._history_bytes = history_bytes(history, self.manifest, names, self._size_of)
 
@@ -274,8 +278,7 @@ class Writer:
         with self._slow:
             if self.failure is not None:
                 raise self.failure
-            self._fence.check()
-            oldest = give_up_oldest(self.storage, self.manifest)
+            oldest = give_up_oldest(self.storage, self.manifest, self._fence.check)
             self._history = 0 if oldest is None else self._history
             self._tidy_history()
         if oldest is not None:
@@ -365,10 +368,8 @@ class Writer:
                 return
             kept, history = read_kept(self.storage, self.manifest), read_history(self.storage, self.manifest)
             if kept is not None and is_over(kept):
-                self._fence.check()
-                remove_kept(self.storage, kept, history)
+                remove_kept(self.storage, kept, history, self._fence.check)
             if history.generations:
-                self._fence.check()
                 self._tidy_history()
 
     def note_node_id(self, node_id: str) -> None:
