@@ -145,8 +145,8 @@ class Backup:
         """The backup's status, found out by reading the headers of the log's records."""
         with self.read() as reader, self._reaching():
             known = read_damage(self.storage, reader.manifest.generation)
-            kept = len(read_history(self.storage, reader.manifest).generations)
-            history = (kept, self.history_bytes()) if kept else (0, 0)
+            kept = read_history(self.storage, reader.manifest)
+            history = (len(kept.generations), self.history_bytes() if kept.generations else 0, kept.oldest)
             return status_of_files(url, reader, self.space(), known, history)
 
     def space(self) -> Space:

@@ -99,7 +99,12 @@ def test_versions_before_a_compaction_are_listed_and_can_be_restored(keeping: Wo
     assert restore(keeping, place, "--to-version", "45", "--not-for-a-node").code == 0
     assert "The history is kept for 30 days within 1.0 GiB" in backup_cli("versions", keeping.url).out
     assert "1 earlier generation in " in backup_cli("status", keeping.url).out
-    assert json.loads(backup_cli("status", keeping.url, "--json").out)["history_generations"] == 1
+    seen = json.loads(backup_cli("status", keeping.url, "--json").out)
+    assert seen["history_generations"] == 1
+    assert (seen["history_oldest"], seen["history_bytes"] > 0) == (kept["first_time"], True)
+    assert f'history_oldest_timestamp_seconds{{url="{keeping.url}"}} {kept["first_time"]}\n' in (
+        backup_cli("status", keeping.url, "--prometheus").out
+    )
 
 
 def test_verify_names_damage_in_a_kept_generation_and_the_backup_is_whole(keeping: World) -> None:

@@ -255,6 +255,8 @@ def test_history_at_every_kind_of_destination(created: Maker, make: Maker, tmp_p
     assert generations(created()) == [1, 2, 3]
     assert sorted(set(reachable(created()))) == list(range(1, version + 1))
     assert writer.sizes().kept == 3 and writer.sizes().kept_bytes > 0
+    seen = created().status("url")
+    assert writer.status("url").history_oldest == seen.history_oldest == created().held()[0].manifest.created
     writer.take_snapshot(source(DATABASE, version), "resync")
     writer.give_up_history(1 << 62)
     assert generations(created()) == [] or created().kept() is not None

@@ -16,6 +16,7 @@ from backends.log.format.documents import (
     since_in,
 )
 from backends.log.format.records import MAX_SEQUENCE
+from backends.times import UNKNOWN_TIME
 
 HISTORY = "history"
 
@@ -51,6 +52,11 @@ class History:
             return replace(self, clock=min(max(now, 1), _LATEST))
         before = max(self.clock, *(each.since for each in self.generations))
         return replace(self, clock=min(before + min(max(now - before, lived), 2 * lived), _LATEST))
+
+    @property
+    def oldest(self) -> int:
+        """When the oldest generation that is kept was begun, by the node's clock then; UNKNOWN_TIME if none is kept."""
+        return self.generations[0].manifest.created if self.generations else UNKNOWN_TIME
 
     def left(self, kept: Kept) -> int:
         """For how many seconds this generation is still kept."""

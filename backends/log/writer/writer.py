@@ -94,7 +94,7 @@ class Writer:
         self._closed = False
         self._history = 0
         """How many generations are kept for their history, as far as known."""
-        self._history_bytes = 0
+        self._history_bytes = self._history_oldest = 0
         self._measure(names)
 
     # The commit path
@@ -257,7 +257,7 @@ class Writer:
             self.storage, self.manifest, self._options.keep, names, check, self._size_of, self._lived()
         )
         remove_older(self.storage, self.manifest, names, history, check)
-        self._history = len(history.generations)
+        self._history, self._history_oldest = len(history.generations), history.oldest
         self._history_bytes = history_bytes(history, self.manifest, names, self._size_of)
 
     def _lived(self) -> int:
@@ -405,7 +405,8 @@ class Writer:
         """The sizes of the current generation; costs no I/O."""
         records = self.position.sequence - self.manifest.base.sequence
         segments = self._segments.bytes_since(self.manifest.first_segment)
-        return Sizes(self._snapshot_bytes, segments, records, self._history, self._history_bytes)
+        kept = self._history, self._history_bytes, self._history_oldest
+        return Sizes(self._snapshot_bytes, segments, records, *kept)
 
     def space(self) -> Space:
         """The space at the destination."""
