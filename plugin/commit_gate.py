@@ -340,7 +340,7 @@ class CommitGate:
         """For the RPC method backup-member-add. Called between two calls of the hook. Raises BackupError."""
         writer = self._writer_to_change()
         if self.members is not None:
-            return add_by_rpc(self.members, url, name)
+            return add_by_rpc(self.members, writer, url, name)
         # With another member, the backup is opened again, as one of several.
         before, added = several_of_one(self.directory, url, name)
         end = _end(writer)
@@ -357,10 +357,10 @@ class CommitGate:
 
     def remove_member(self, name: str) -> dict[str, Any]:
         """For the RPC method backup-member-remove. Called between two calls of the hook. Raises BackupError."""
-        self._writer_to_change()
+        writer = self._writer_to_change()
         if self.members is None:
             raise BackupError("this backup has one destination, and no node runs without any. Nothing was changed")
-        return remove_by_rpc(self.members, name)
+        return remove_by_rpc(self.members, writer, name)
 
     def _writer_to_change(self) -> Writer:
         if self.writer is None or self.refusal is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from backends import place_at
 from backends.base import Report
 from backends.errors import BackupError
+from backends.keep import keep_of_all
 from backends.log.backup import Backup
 from backends.log.format.members import MEMBERS, Member, OutOfSync
 from backends.log.format.records import time_now
@@ -38,15 +39,23 @@ def status_with_members(log: Status, running: RunningMembers) -> Status:
     return with_members(log, live_statuses(running), epochs.settings.need, epochs.note.epoch.number)
 
 
-def add_by_rpc(running: RunningMembers, url: str, name: str | None) -> dict[str, Any]:
+def add_by_rpc(running: RunningMembers, writer: Writer, url: str, name: str | None) -> dict[str, Any]:
     """Add a member to a backup that has several. Raises BackupError."""
     member = _new_member(url, name, running.epochs.settings.members)
-    return _added(add_member(running, member, place_at(member.url)), running.epochs)
+    added = _added(add_member(running, member, place_at(member.url)), running.epochs)
+    _keep_as_said(running, writer)
+    return added
 
 
-def remove_by_rpc(running: RunningMembers, name: str) -> dict[str, Any]:
+def _keep_as_said(running: RunningMembers, writer: Writer) -> None:
+    """As much of the history is kept as at the next start, with the members that there are now."""
+    writer.keep_history(keep_of_all(member.url for member in running.epochs.settings.members))
+
+
+def remove_by_rpc(running: RunningMembers, writer: Writer, name: str) -> dict[str, Any]:
     """Remove a member. Raises BackupError."""
     remove_member(running, name)
+    _keep_as_said(running, writer)
     return {"removed": name, "members": [member.name for member in running.epochs.settings.members]}
 
 

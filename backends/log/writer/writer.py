@@ -15,6 +15,7 @@ from dataclasses import replace
 from backends.base import Announce, Position, Report, Sizes, SnapshotSource
 from backends.change import MAX_CHANGE, Change, foreign_keys_setting
 from backends.errors import BackupError, Fenced, WriteFailed
+from backends.keep import Keep
 from backends.keyring import DataKey
 from backends.log.format.documents import COMPACTION, Base, Kept, Manifest
 from backends.log.format.records import Flag, is_part_of, segment_name, snapshot_name, time_now
@@ -265,6 +266,12 @@ class Writer:
         lived = int(time.monotonic() - self._aged)
         self._aged += lived
         return lived
+
+    def keep_history(self, keep: Keep | None) -> None:
+        """Keep so much of the history from now on; None: what is noted in the backup. For URLs that come or go while
+        the node runs."""
+        self._options = replace(self._options, keep=keep)
+        self._next_tidying = 0.0
 
     def give_up_history(self, free: int) -> None:
         """Remove generations that are kept for their history, the oldest first, until so many bytes are free.
