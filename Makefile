@@ -11,7 +11,7 @@ PARALLEL := -n auto --dist worksteal
 # forbids Python to keep what it has compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help drill test oldest lint lock bench bench-places bench-stick torture second-writer members-model encrypted powercut fuzz completion docs
+.PHONY: help drill test oldest lint lock bench bench-places bench-stick torture second-writer members-model encrypted powercut fuzz completion man dist wheel docs
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,7 @@ lock: ## the lock files with the newest packages that are at least a week old (A
 	$(VENV)/lock/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-uv.lock
 	sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml > $(VENV)/lock/build-system.in
 	$(LOCK) setup.cfg $(VENV)/lock/build-system.in --output-file requirements.lock
+	cp requirements.lock requirements.txt  # by this name reckless installs what it lists
 	$(LOCK) setup.cfg --extra test --constraint requirements.lock --output-file requirements-test.lock
 	for extra in s3 postgres; do \
 		sed -n "/^$$extra =/,/^[a-z]* =/s/^    //p" setup.cfg | \
@@ -108,6 +109,19 @@ fuzz: $(READY_TO_TEST) ## every random test with twenty times as many tries, the
 
 completion: $(READY) ## the completion files for zsh and fish, anew
 	contrib/completion/generate "$(CURDIR)/$(BIN)/backup-cli"
+
+man: $(READY) ## the man pages anew, from the commands' own help
+	$(BIN)/python -m contrib.man.generate
+
+dist: $(READY) ## sdist and wheel of the last commit in dist/, the same bytes from the same commit
+	$(BIN)/python -m contrib.dist
+
+wheel: dist ## install the wheel of `make dist` into a clean environment, and run the drill from it
+	$(PYTHON) -m venv --clear $(VENV)/wheel
+	$(VENV)/wheel/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+		--requirement requirements.lock
+	$(VENV)/wheel/bin/pip install --quiet --disable-pip-version-check --no-index --no-deps dist/*.whl
+	cd / && "$(CURDIR)/$(VENV)/wheel/bin/backup-cli" drill
 
 docs: $(READY_TO_TEST) ## run every command of the pages and write what they print now; read the difference afterwards
 	UPDATE_DOCS=1 $(BIN)/pytest tests/docs

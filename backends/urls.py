@@ -98,11 +98,9 @@ def unquote(text: str) -> str:
     return _unquote(text, errors="surrogateescape")
 
 
-def _why(error: ValueError) -> str:
-    """What is wrong with the URL. Python's own text quotes parts of it, which may be a password."""
-    if str(error).startswith("bad query field"):
-        return "what follows the ? must be NAME=VALUE, with & between two of them"
-    return "its server's name cannot be one (an IPv6 address is in brackets)"
+_NO_HOST = "its server's name cannot be one (an IPv6 address is in brackets)"
+_NO_OPTIONS = "what follows the ? must be NAME=VALUE, with & between two of them"
+"""Instead of Python's own texts, which quote parts of the URL: they may be a password."""
 
 
 def names_a_mount(url: str) -> bool:
@@ -115,17 +113,18 @@ def names_a_mount(url: str) -> bool:
 
 def parse_url(url: str) -> Destination:
     """The destination that a URL names. Raises BadURL, whose message repeats no password (see `shown`)."""
-    shown = meant.without_secrets(url)
+    shown, why = meant.without_secrets(url), _NO_HOST
     try:
         parts = urlsplit(url)
         host = unquote(parts.netloc)
+        why = _NO_OPTIONS
         options = tuple(
             parse_qsl(
                 _marked(parts.query), keep_blank_values=True, strict_parsing=bool(parts.query), errors="surrogateescape"
             )
         )
-    except ValueError as error:
-        raise BadURL(f"{shown!r} is not a URL: {_why(error)}; write it like {EXAMPLE}") from None
+    except ValueError:
+        raise BadURL(f"{shown!r} is not a URL: {why}; write it like {EXAMPLE}") from None
     if not parts.scheme:
         if not url:
             raise BadURL(f"an empty URL names no destination; write it like {EXAMPLE}")

@@ -165,35 +165,66 @@ def warn_of_writer(living: Living | None) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """How a command that lets a node go on with this backup speaks of itself."""
+
+    command: str
+    refusal: str
+    """What was not done, and what to do; `{two_nodes}` stands for the reason."""
+    node: str
+    """The node that would go on."""
+    needs_lock: bool = False
+    """Whether it writes to the backup itself, so that a process of this machine that does so must be stopped first."""
+    warned: bool = False
+    """Whether the command has warned already."""
+    watched: bool = True
+    """Whether a person has typed the command, who reads what it warns of."""
+
+
+RESUMING = Taking(
+    "restore",
+    "Nothing was restored: a second node using this backup would run alongside that one, and {two_nodes}. Stop that "
+    "one for good first (lightning-cli stop on its machine, or switch the machine off), then repeat this. To look at a "
+    "copy, restore without --resume",
+    "the restored node",
+)
+
+
 def refuse_living_writer(
-    url: str, backup: Backup, before: Seen, take_over: bool, dry_run: bool = False, what: str = "restore"
+    url: str, backup: Backup, before: Seen, take_over: bool, taking: Taking = RESUMING, *, dry_run: bool = False
 ) -> None:
-    """Raise InUse, in a restore with --resume, if a node is provably writing to the backup; hold the backup's lock.
+    """Raise InUse if a node is provably writing to the backup that another is to go on with; hold the backup's lock.
 
     A session that has not ended is no proof: a machine that has died also leaves one. In a dry run, the lock is only
-    checked. `what` is the command's name.
+    checked. If no person has typed the command, nobody reads a warning: then it is enough that a node may be writing.
     """
     living = writing(before, look(backup))
+    refusal = taking.refusal.format(two_nodes=TWO_NODES)
     try:
         if dry_run:
             backup.check_lock()
         else:
-            backup.hold(f"{COMMAND} {what}")
+            backup.hold(f"{COMMAND} {taking.command}")
     except InUse as error:
         if error.holder is not None and error.holder.is_command:
             raise
         living = Living(f"a process of this machine ({error.holder}) is writing to this backup", True)
+        if taking.needs_lock:
+            raise InUse(f"{living.words}. {refusal}") from None
     except Unreachable:  # the backup may be read-only from here; a warning about that follows the restore
         pass
     if living is None:
         return
-    if not living.sure:
-        warn_of_writer(living)
+    if not living.sure and not taking.watched and not take_over:
+        when = f"repeat this {JUST_NOW:.0f} seconds after its last change"
+        raise InUse(f"{living.words}. {refusal}. If that one is off, {when}")
+    if living.sure and not take_over:
+        raise InUse(f"{living.words}. {refusal}. Only if you know that it is off from now on, add --take-over")
+    if taking.warned:
         return
-    if not take_over:
-        raise InUse(
-            f"{living.words}. Nothing was restored: a second node using this backup would run alongside that one, and "
-            f"{TWO_NODES}. Stop that one for good first. To look at a copy, restore without --resume. Only if you know "
-            "that it is off from now on, add --take-over"
-        )
-    warn(f"{living.words}; because of --take-over, the restored node goes on in its place: the other one must be off")
+    why = "because of --take-over, " if living.sure else ""
+    warn(
+        f"{living.words}; {why}{taking.node} goes on in its place: make sure that the other one is off, and stays off "
+        f"({TWO_NODES})"
+    )

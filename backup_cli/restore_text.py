@@ -80,6 +80,7 @@ def restored_document(
     """The result for programs; fields have the same names as in `status --json`."""
     return {
         "path": str(target),
+        "restored": True,
         "url": url,
         "node_id": rebuilt.state.node_id,
         "data_version": rebuilt.data_version,

@@ -127,7 +127,7 @@ def main() -> None:
     """Answer lightningd until it closes our stdin."""
     if os.environ.get("LIGHTNINGD_PLUGIN") != "1":  # pyln-client checks this, but its advice does not fit here
         print(BY_HAND.format(path=Path(sys.argv[0]).absolute()))
-        sys.exit(2)
+        sys.exit(0)  # reckless runs a plugin by hand, and takes anything else for broken
     without_tracebacks()
     stay_until_lightningd_ends()
     plugin = Plugin(dynamic=False, autopatch=True)

@@ -153,7 +153,8 @@ def _absent(found: Found, member: Member, belief: Belief | None) -> MemberStatus
     out = None if belief is None else belief.out.get(member.name)
     before = ""
     if out is not None:
-        before = f"; it was out of sync before ({out.why})" if out.why else "; it was out of sync before"
+        reason = " for the same reason" if out.why == why else f" ({out.why})"
+        before = f"; it was out of sync before{reason if out.why else ''}"
     elif belief is not None and member.name in belief.in_sync:
         before = "; when it was last heard of, it was in sync"
     state = MemberState.UNREACHABLE if absence in _NOTHING_KNOWN else MemberState.OUT_OF_SYNC

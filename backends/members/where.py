@@ -91,7 +91,9 @@ def _database(place: Destination) -> tuple[object, ...]:
 
 
 def _same_bucket(one: Destination, other: Destination) -> bool:
-    return _common_servers(one, other) != set() and _endpoint(one) == _endpoint(other)
+    accounts = {place.option("account", "") for place in (one, other)}
+    same_account = len(accounts) == 1 or "" in accounts  # without the option, the environment names it
+    return _common_servers(one, other) != set() and _endpoint(one) == _endpoint(other) and same_account
 
 
 def _endpoint(place: Destination) -> tuple[str, Server | None]:
@@ -150,7 +152,7 @@ def place_warnings(url: str, place: Place, directory: Path) -> list[str]:
 def _is_here(name: str) -> bool:
     """Whether a server's name is this machine's own: an address of the loopback, its host name, or a Unix socket."""
     own = socket.gethostname().lower()
-    return name in ("localhost", "[::1]", own, own.partition(".")[0]) or name.startswith(("127.", "/"))
+    return name in ("localhost", "[::1]", "::1", own, own.partition(".")[0]) or name.startswith(("127.", "/"))
 
 
 def _machines(place: Destination) -> list[str]:

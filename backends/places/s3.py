@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from backends.errors import Unreachable
 from backends.places.base import Place
@@ -67,8 +68,8 @@ class BucketPlace(Place):
         return found
 
     def _is_here(self) -> bool:
-        host = self._store.reached_by.endpoint.partition("://")[2]
-        return host.partition(":")[0] in ("127.0.0.1", "localhost") or host.startswith("[::1]")
+        host = urlsplit(self._store.reached_by.endpoint).hostname or ""  # in lower case, without brackets
+        return host in ("localhost", "::1") or host.startswith("127.")
 
     def durable_url(self, url: str) -> str:
         """With the endpoint, the region and the profile that the environment named: it may say something else, or

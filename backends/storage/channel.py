@@ -7,9 +7,29 @@ from collections.abc import Callable
 from itertools import chain, repeat
 from typing import Generic, Protocol, TypeVar
 
+from backends.storage.deadline import limited
+
 
 class Disconnected(ConnectionError):
     """The connection is gone; the outcome of the current call is unknown."""
+
+
+class Refused(Disconnected):
+    """The server refuses to be used in a way that will not change by itself: nothing is tried before `again`."""
+
+    def __init__(self, why: str, again: float) -> None:
+        super().__init__(why)
+        self.again = again
+        """When (time.monotonic) the next attempt may be made."""
+
+
+class Unanswered(TimeoutError):
+    """The server was not available for the whole time."""
+
+    def __init__(self, why: str, in_doubt: bool) -> None:
+        super().__init__(errno.ETIMEDOUT, why)
+        self.in_doubt = in_doubt
+        """Whether it may have done, or may yet do, what it was asked: not if nothing of that was ever sent."""
 
 
 class TryLater(Exception):
@@ -25,6 +45,10 @@ class Reconnecting(Protocol):
 
     until: float
     """When (time.monotonic) to give up waiting for an answer."""
+
+    @property
+    def sent(self) -> int:
+        """Grows with every part of a request that may have been sent on the current connection."""
 
     def reconnect(self, why: Disconnected, /) -> None:
         """Continue on a new connection; `why` says how the old one ended. Raises Disconnected, TryLater."""
@@ -66,34 +90,37 @@ class Channel(Generic[_Server]):
     def do(self, operation: Callable[[_Server], _Result], again: Callable[[_Server], _Result] | None = None) -> _Result:
         """Carry out the operation, and repeat it if the connection breaks.
 
-        A broken connection leaves the outcome unknown, so then `again` is called instead (if None, `operation` itself).
-        Raises OSError for what the server refuses, TimeoutError if the server was not available for the whole time.
+        If anything of it may have been sent on a connection that broke, the outcome is unknown, and `again` is called
+        instead (if None, `operation` itself). Raises OSError for what the server refuses, Unanswered if the server was
+        not available for the whole time (see also `deadline.not_after`).
         """
-        until = time.monotonic() + self._commit_timeout
+        until = limited(self.would_end())
         doubt = False
         with self._one_at_a_time:
             for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
                 try:
-                    protocol = self._connected(until)
+                    protocol = self._ready(until)
+                    sent = protocol.sent
                     try:
-                        while self._later:  # other threads add to it meanwhile
-                            first = self._later[0]
-                            first(protocol)
-                            self._later.remove(first)
                         return (again if doubt and again is not None else operation)(protocol)
                     except Disconnected as error:
-                        self._broken, doubt = error, True
+                        self._broken, doubt = error, doubt or protocol.sent != sent
                         raise
                 except (Disconnected, TryLater) as error:
                     # A server that answers "try later" exists, even if that is its first answer.
                     never_there = self._protocol is None and isinstance(error, Disconnected)
-                    if never_there or time.monotonic() + pause >= until:
-                        raise _unreachable(error) from error
+                    wait = _until_next(error, pause)
+                    if never_there or time.monotonic() + wait >= until:
+                        raise _unanswered(error, doubt) from error
                 except Malformed as error:
                     self._broken = Disconnected(str(error))
                     raise OSError(errno.EPROTO, str(error)) from error
-                time.sleep(pause)
+                time.sleep(wait)
         raise AssertionError
+
+    def would_end(self) -> float:
+        """When (time.monotonic) a call that began now would be given up."""
+        return time.monotonic() + self._commit_timeout
 
     def before_next(self, operation: Callable[[_Server], object]) -> None:
         """Carry out this operation before the next one. Does not wait for it."""
@@ -111,6 +138,21 @@ class Channel(Generic[_Server]):
                 self._protocol.close()
             self._protocol = None
 
+    def _ready(self, until: float) -> _Server:
+        """The connected server, which was told what was put off. Raises Disconnected, TryLater."""
+        if time.monotonic() >= until:  # a working connection that is used now would be given up at once
+            raise self._broken or Disconnected("there was no time left to ask the server")
+        protocol = self._connected(until)
+        try:
+            while self._later:  # other threads add to it meanwhile
+                first = self._later[0]
+                first(protocol)
+                self._later.remove(first)
+        except Disconnected as error:
+            self._broken = error
+            raise
+        return protocol
+
     def _connected(self, until: float) -> _Server:
         if self._protocol is None:
             protocol = self._connect(min(until, time.monotonic() + self._first))
@@ -124,9 +166,14 @@ class Channel(Generic[_Server]):
 
 def outcome_unknown(error: OSError) -> bool:
     """Whether an error of `Channel.do` leaves it open if the server has done, or will do, what it was asked."""
-    return isinstance(error, TimeoutError) or error.errno == errno.EPROTO
+    return error.in_doubt if isinstance(error, Unanswered) else error.errno == errno.EPROTO
 
 
-def _unreachable(error: Exception) -> OSError:
+def _until_next(error: Exception, pause: float) -> float:
+    """Seconds to wait after this error before the next attempt, if usually it would be `pause`."""
+    return max(pause, error.again - time.monotonic()) if isinstance(error, Refused) else pause
+
+
+def _unanswered(error: Exception, in_doubt: bool) -> Unanswered:
     what = error.strerror or str(error) if isinstance(error, OSError) else "the server was busy for too long"
-    return TimeoutError(errno.ETIMEDOUT, what)
+    return Unanswered(what, in_doubt)

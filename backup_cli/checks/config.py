@@ -8,7 +8,7 @@ import psutil
 
 from backends.node.config_files import Setting
 from backends.node.directory import DATABASE, NETWORKS, database_path
-from backends.node.following import why_following
+from backends.node.following import why_following, why_unfinished
 from backends.node.hsm_secret import HSM_SECRET
 from backends.node.lockfile import LOCK_FILE
 from backends.node.session import SESSION_FILE
@@ -108,7 +108,7 @@ def check_wallet(config: NodeConfig) -> Iterator[Finding]:
 
 def check_database(config: NodeConfig) -> Iterator[Finding]:
     """Whether the node's database is one that a node may run from."""
-    why = why_following(database_path(config.directory))
+    why = why_following(database_path(config.directory)) or why_unfinished(config.directory)
     if why is not None:
         yield problem("database", why)
 

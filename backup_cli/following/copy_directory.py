@@ -15,15 +15,11 @@ from backends.errors import BackupError, InUse
 from backends.holder import COMMAND
 from backends.node.directory import DATABASE
 from backends.node.files import read_small_file, replace_file, sync_directory
-from backends.node.following import why_following
+from backends.node.following import COPY, NOTE, why_following, why_unfinished
 from backends.node.sync_point import has_hot_journal
 from backends.system.locks import FileLock, Locked, NoLocks
 from backends.text import shell_line
 
-COPY = "following.sqlite3"
-"""A name that no lightningd takes for its database."""
-
-NOTE = "following.json"
 LOCK = "following.lock"
 
 
@@ -128,14 +124,18 @@ class CopyDirectory:
 
         Raises BackupError if it is not what that promotion has left.
         """
+        self.check_left(released)
+        self.database.rename(self.copy)
+        sync_directory(self.path)
+
+    def check_left(self, released: Released) -> None:
+        """Raise BackupError if the database is not what a promotion that was cut off has left."""
         if self.journals() or not released.is_file(self.database):
             raise BackupError(
                 f"{self.database} is not the file that an earlier promotion, which was cut off, has left: somebody "
                 "has replaced it, or a node has written to it. Nothing was changed; to see how it compares with the "
                 f"backup, run: {shell_line('backup-cli', 'check-config', '--lightning-dir', self.path)}"
             )
-        self.database.rename(self.copy)
-        sync_directory(self.path)
 
     def journals(self) -> list[Path]:
         """The journals that lie where lightningd's database is to be. SQLite would take them for those of the copy."""
@@ -144,14 +144,15 @@ class CopyDirectory:
 
     def refuse_database(self) -> None:
         """Raise BackupError if the directory has a node's own database already: it is no place for a copy."""
-        why = why_following(self.database)
+        why = why_following(self.database) or why_unfinished(self.path)
         if why is not None:
             raise BackupError(f"{why}. Nothing was changed")
         if os.path.lexists(self.database):
             raise BackupError(
                 f"{self.database} exists: this is a node's own directory, so no copy is kept there, and nothing was "
-                "changed. Name a directory of its own; or, if that file is not needed, move it away first. If a copy "
-                f"was just promoted here and that was cut off, run: {shell_line('backup-cli', 'check-config')}"
+                "changed. If a copy was promoted here, that is done, and this is its database: start lightningd; "
+                f"{shell_line('backup-cli', 'check-config', '--lightning-dir', self.path)} says whether all is in "
+                "place. Otherwise name another directory for the copy"
             )
         journals = self.journals()
         if journals:

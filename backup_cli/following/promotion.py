@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backends.base import Position
-from backends.change import DATABASE_HEADER, is_following
 from backends.confined.work import mark_followed, release_followed
 from backends.errors import BackupError
 from backends.holder import COMMAND
@@ -24,6 +23,7 @@ from backends.keyring import DataKey
 from backends.log.backup import Backup
 from backends.node.directory import looks_like_a_nodes
 from backends.node.files import sync_directory
+from backends.node.following import is_copy
 from backends.node.hand_over import hand_over
 from backends.node.key_file import KEY_FILE, write_key
 from backends.node.running import refuse_if_running
@@ -37,9 +37,18 @@ from backup_cli.following.copy_directory import CopyDirectory, Note, Released
 from backup_cli.following.keeper import Keeper, Wishes
 from backup_cli.following.sources import Followed
 from backup_cli.options import lock_steps, set_old_lock_aside
-from backup_cli.ownership import look, refuse_living_writer
+from backup_cli.ownership import Taking, look, refuse_living_writer
 from backup_cli.restore_attached import PutBack, put_back, stored_in, would_put_back
 from backup_cli.restore_members import ReadMembers, Source, source_at
+
+PROMOTION = Taking(
+    "follow",
+    "Nothing was promoted: the promoted node would run alongside that one, and {two_nodes}. Stop that one for good "
+    "first (lightning-cli stop on its machine, or switch the machine off), then repeat this. The copy is whole, and "
+    "until then it goes on following with: backup-cli follow",
+    "the promoted node",
+    needs_lock=True,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +80,14 @@ def promote(
         note = directory.read()
         before = look(source.backup)
         held.callback(source.backup.let_go)
-        refuse_living_writer(source.url, source.backup, before, take_over, what="follow")
-        if note is not None and note.released is not None and not _is_copy(directory):
+        refuse_living_writer(source.url, source.backup, before, take_over, PROMOTION)
+        if note is not None and note.released is not None and not is_copy(directory.copy):
             _undo(directory, note, note.released)  # the last promotion was killed
         directory.refuse_database()
         keeper = _caught_up(directory, wishes, source)  # while the node may still run, so that the rest is short
-        refuse_living_writer(source.url, source.backup, before, take_over, what="follow")  # it has had time to write
+        refuse_living_writer(  # it has had time to write
+            source.url, source.backup, before, take_over, replace(PROMOTION, warned=True)
+        )
         try:
             position, source = _fenced(source)
             rest = _caught_up(directory, wishes, source)
@@ -116,15 +127,6 @@ def _reached(rest: Keeper, position: Position) -> Note:
             "that one for good, then repeat this"
         )
     return note
-
-
-def _is_copy(directory: CopyDirectory) -> bool:
-    """Whether the copy is one that was not released yet."""
-    try:
-        with directory.copy.open("rb") as file:
-            return is_following(file.read(DATABASE_HEADER))
-    except FileNotFoundError:
-        return False
 
 
 def _caught_up(directory: CopyDirectory, wishes: Wishes, source: Source) -> Keeper:
@@ -210,9 +212,15 @@ def would_promote(directory: CopyDirectory, wishes: Wishes, without: Sequence[st
     key = find_key(wishes.urls, wishes.key, [directory.path])
     source = source_at(wishes.urls, without, True)
     before = look(source.backup)
-    refuse_living_writer(source.url, source.backup, before, take_over, dry_run=True)
-    directory.refuse_database()
+    refuse_living_writer(source.url, source.backup, before, take_over, PROMOTION, dry_run=True)
     note = directory.read()
+    again = []
+    if note is not None and note.released is not None and not is_copy(directory.copy):
+        if not directory.copy.exists():
+            directory.check_left(note.released)
+        again = [f"begin anew with the promotion of version {note.released.data_version}, which was cut off"]
+    else:
+        directory.refuse_database()
     behind = (
         ""
         if note is None or before.end is None
@@ -222,6 +230,7 @@ def would_promote(directory: CopyDirectory, wishes: Wishes, without: Sequence[st
     several = None if source.members is None else source.members.several(directory.path)
     urls = [source.backup.place.durable_url(source.url)] if several is None else several[0].urls
     return [
+        *again,
         f"take the backup over at {' and '.join(url for url, _ in places)}: a node that still writes to it stops at "
         "its next change",
         f"bring the copy {directory.copy} to the end of the backup{behind}",

@@ -80,7 +80,7 @@ class _Listening(Player):
     def _messages(self) -> Iterator[dict[str, Any]]:
         for message in super()._messages():
             line = str(message.get("params", {}).get("message", ""))
-            if "compaction failed" in line:
+            if "compaction failed" in line or "there is nothing to compact" in line:
                 raise RuntimeError(line)
             self.ended = self.ended or "compaction ended" in line
             yield message

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
@@ -67,13 +68,13 @@ def slow_disk(directory: Path, size: int, speed: Speed) -> Iterator[SlowDisk]:
         point.mkdir()
         fuse = os.open("/dev/fuse", os.O_RDWR)
         throttled = multiprocessing.get_context("fork").Value("i", 0)
-        _mount_file(fuse, front)
-        undo.callback(_run, "umount", "--lazy", front)
         server = multiprocessing.get_context("fork").Process(
             target=_serve, args=(fuse, image, size, speed, throttled), daemon=True
         )
+        undo.callback(_join, server)
+        _mount_file(fuse, front)
+        undo.callback(_run, "umount", "--lazy", front)
         server.start()
-        undo.callback(server.join, 10)
         os.close(fuse)  # the process has its own; when it ends, the filesystem does
         device = _run("losetup", "--direct-io=on", "-f", "--show", front)
         undo.callback(_run, "losetup", "-d", device)
@@ -84,6 +85,12 @@ def slow_disk(directory: Path, size: int, speed: Speed) -> Iterator[SlowDisk]:
         disk = SlowDisk(point, throttled)
         undo.callback(disk.slow, throttled=False)
         yield disk
+
+
+def _join(server: BaseProcess) -> None:
+    """Wait for the process, if it was started, to end: its filesystem has been unmounted."""
+    if server.is_alive():
+        server.join(10)
 
 
 def _mount_file(fuse: int, front: Path) -> None:

@@ -23,7 +23,7 @@ from contrib.bench.slow_disk import Speed, slow_disk
 
 MEGABYTES = 200
 
-RHYTHMS = {"one after the other": (0.0, 600), "every 20 ms or so": (0.02, 200), "once a second": (1.0, 10)}
+RHYTHMS = {"one after the other": (0.0, 600), "every 20 ms or so": (0.02, 200), "once a second": (1.0, 25)}
 """Seconds between the end of a commit and the next one, and commits without a compaction, for comparison."""
 
 _YIELDS = (sys.executable, "-m", "plugin.main")

@@ -15,8 +15,8 @@ import pytest
 from backends import backup_at
 from backends.change import Change
 from backends.compaction.compact import compact_log
+from backends.node.following import COPY, NOTE
 from backends.node.key_file import KEY_FILE
-from backup_cli.following.copy_directory import COPY, NOTE
 from backup_cli.following.sources import followed_at
 from tests.cli.cli_asserts import assert_refused
 from tests.cli.encrypted import Safe

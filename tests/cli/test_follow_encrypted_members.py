@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from backends import keyring
+from backends.node.following import COPY
 from backends.node.key_file import KEY_FILE
-from backup_cli.following.copy_directory import COPY
 from tests.cli.several import init_several, url_of
 from tests.end_to_end.db_compare import differences
 from tests.end_to_end.world import World, backup_cli

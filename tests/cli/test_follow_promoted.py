@@ -11,9 +11,10 @@ import pytest
 from backends import backup_at
 from backends.change import DATABASE_HEADER, Change, is_following
 from backends.errors import BackupError
+from backends.node.following import COPY, NOTE
 from backends.node.hand_over import hand_over
 from backup_cli.following import promotion
-from backup_cli.following.copy_directory import COPY, NOTE, CopyDirectory
+from backup_cli.following.copy_directory import CopyDirectory
 from tests.cli.cli_asserts import assert_refused
 from tests.cli.several import KILLED, dying, failing, killed
 from tests.end_to_end.db_compare import compared, differences, everything
@@ -133,8 +134,10 @@ def test_promotion_beside_a_running_node_is_refused(followed: World, history: Hi
     before = everything(warm / COPY)
     with followed.node() as node:
         node.play(history.notes(4))
-        for options in ((), ("--take-over",)):
-            assert promote(followed, warm, *options).code == 1
+        for options in ((), ("--take-over",), ("--dry-run",)):
+            said = promote(followed, warm, *options)
+            assert_refused(said, "Nothing was promoted")
+            assert "--take-over" not in said.text and "restore" not in said.text, "neither would help"
         node.play(history.notes(1))
     assert (warm / COPY).exists() and not (warm / "backup.lock").exists()
     assert everything(warm / COPY).keys() == before.keys()
@@ -188,6 +191,38 @@ def test_promotion_killed_between_its_steps_is_repeated(
     said = promote(followed, warm)
     assert said.code == 0, said
     assert_goes_on(followed, warm, history)
+
+
+@pytest.mark.parametrize("step", ["put_back", "set_old_lock_aside", "hand_over"])
+def test_every_command_in_the_directory_of_a_promotion_that_was_cut_off_says_to_repeat_it(
+    step: str, followed: World, warm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One said that the directory is a node's own, and one that the file is to be moved away."""
+    with monkeypatch.context() as patched:
+        patched.setattr(promotion, step, dying(getattr(promotion, step), 1))
+        assert killed(lambda: promote(followed, warm))
+    renamed = (warm / "lightningd.sqlite3").exists()
+    said = promote(followed, warm, "--dry-run")
+    assert said.code == 0, said
+    assert f"would begin anew with the promotion of version {followed.version}, which was cut off" in said.text
+    again = f"backup-cli follow --promote {followed.url} {warm}"
+    assert_refused(backup_cli("follow", "--once", followed.url, warm), again)
+    if renamed:
+        assert again in backup_cli("check-config", "--lightning-dir", warm).text
+    said = promote(followed, warm)
+    assert said.code == 0, said
+    assert_refused(promote(followed, warm), "If a copy was promoted here, that is done")
+    assert "cut off" not in backup_cli("check-config", "--lightning-dir", warm).text
+
+
+def test_dry_run_does_not_promise_to_finish_with_a_database_that_changed_since(
+    followed: World, warm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(promotion, "hand_over", dying(hand_over, 1))
+        assert killed(lambda: promote(followed, warm))
+    os.utime(warm / "lightningd.sqlite3")
+    assert_refused(promote(followed, warm, "--dry-run"), "is not the file that an earlier promotion")
 
 
 def test_promotion_that_was_cut_off_is_not_finished_with_a_database_that_changed_since(

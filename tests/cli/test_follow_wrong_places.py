@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from backends.confined.work import rebuild_backup
+from backends.node.following import COPY, NOTE
 from backup_cli.following import building
 from backup_cli.following.building import build
-from backup_cli.following.copy_directory import COPY, NOTE, CopyDirectory
+from backup_cli.following.copy_directory import CopyDirectory
 from backup_cli.following.figures import Figures, write_figures
 from backup_cli.following.keeper import _check_in
 from tests.cli.cli_asserts import assert_refused

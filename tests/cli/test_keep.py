@@ -18,7 +18,7 @@ from tests.end_to_end.world import World, backup_cli
 from tests.fake_lightningd import History
 from tests.log.histories import change, noise, silent, source
 
-pytestmark = pytest.mark.usefixtures("jobs_here")
+pytestmark = [pytest.mark.usefixtures("jobs_here"), pytest.mark.plain_unless_told]
 
 DAY = 86400
 

@@ -18,7 +18,7 @@ from tests.fake_lightningd.calls import Call
 from tests.legacy.written import Written
 from tests.log.histories import change, silent, source
 
-pytestmark = pytest.mark.usefixtures("jobs_here")
+pytestmark = [pytest.mark.usefixtures("jobs_here"), pytest.mark.plain_unless_told]
 
 
 @pytest.fixture

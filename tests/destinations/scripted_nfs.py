@@ -19,6 +19,7 @@ class Server:
     largest_write = 1000
     fences = False
     until = 0.0
+    sent = 0
 
     def __init__(self, most: int = 1 << 30, obeys: bool = True, tells: bool = True) -> None:
         self.boot = b"boot 1  "

@@ -6,9 +6,10 @@ import pwd
 import signal
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psutil
@@ -74,7 +75,7 @@ class SftpServer(ABC):
 
         def listening() -> bool:
             assert process.poll() is None, f"the SFTP server ended at once: {self.log()}"
-            return any(each.laddr.port == self.port for each in psutil.Process(process.pid).net_connections())
+            return any(each.laddr.port == self.port for each in _connections_of(process.pid))
 
         wait_until(listening, f"SFTP server on port {self.port}")
 
@@ -93,8 +94,25 @@ class SftpServer(ABC):
 
     def sessions(self) -> list[psutil.Process]:
         """The processes that carry out the requests of a session, oldest first."""
-        found = [each for each in self.everything()[1:] if _alive(each) and self._serving(each)]
-        return sorted(found, key=lambda each: (each.create_time(), each.pid))
+        found: list[tuple[float, int, psutil.Process]] = []
+        for each in self.everything()[1:]:
+            with suppress(psutil.NoSuchProcess):  # it ends just now
+                if _alive(each) and self._serving(each):
+                    found.append((each.create_time(), each.pid, each))
+        return [each for _, _, each in sorted(found, key=lambda entry: entry[:2])]
+
+    def session_that_serves(self, ask: Callable[[], object]) -> psutil.Process:
+        """The process that carries out what `ask` asks for: the one that it wakes up.
+
+        Its connection would say so as well, but only to root.
+        """
+        before = {each: _wakings(each) for each in self.sessions()}
+        for _ in range(_MOST_ASKED):
+            ask()
+            woken = sorted((_wakings(each) - count, each.pid) for each, count in before.items())
+            if woken[-1][0] - sum(count for count, _ in woken[:-1]) >= _WOKEN:
+                return psutil.Process(woken[-1][1])
+        raise AssertionError(f"no session wakes up: {woken}")
 
     def drop_sessions(self) -> None:
         """Kill every session; the server itself goes on."""
@@ -114,11 +132,30 @@ class SftpServer(ABC):
         psutil.wait_procs(every, timeout=10)
 
 
+def _connections_of(pid: int) -> list[Any]:
+    """The process's connections; those of all processes if it hides its own, as ProFTPD does from an ordinary user."""
+    try:
+        return list(psutil.Process(pid).net_connections("tcp"))
+    except psutil.AccessDenied:
+        return list(psutil.net_connections("tcp"))
+
+
 def _alive(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def _wakings(process: psutil.Process) -> int:
+    """How often the process has waited for something."""
+    try:
+        return int(process.num_ctx_switches().voluntary)
+    except psutil.NoSuchProcess:
+        return 0
+
+
+_WOKEN, _MOST_ASKED = 10, 1000
 
 
 @contextmanager

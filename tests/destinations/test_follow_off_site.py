@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from backup_cli.following.copy_directory import COPY
+from backends.node.following import COPY
 from tests.cli.conftest import jobs_here
 from tests.destinations.conftest import WorldAt
 from tests.destinations.places import Places

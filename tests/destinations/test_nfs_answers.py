@@ -1,6 +1,7 @@
 """The user-space NFS client, given answers that real servers give only on their worst days."""
 
 import errno
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -179,3 +180,25 @@ def test_zeros_that_were_not_answered_in_time_keep_records_away_where_they_may_c
         return
     with pytest.raises(OSError, match="while the file was preallocated"):
         handle.write_durably(100, bytes(100))
+
+
+def test_refused_nfs_commit_and_the_cut_after_it_take_one_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lightningd waits for the answer, and its peers for lightningd."""
+    server, timeout = Server(), 1.0
+    handle = writer(server, timeout)
+
+    def refuse(*_: object) -> Any:
+        time.sleep(0.8 * timeout)
+        raise OSError(errno.EIO, "the disk fails")
+
+    def silent(*_: object) -> Any:
+        raise Disconnected("no answer")
+
+    for name, does in (("write", refuse), ("resize", silent), ("reconnect", silent)):
+        monkeypatch.setattr(server, name, does, raising=False)
+    began = time.monotonic()
+    with pytest.raises(OSError, match="the disk fails"):
+        handle.write_durably(0, b"record")
+    with pytest.raises(TimeoutError):
+        handle.truncate(0)
+    assert time.monotonic() - began < 1.4 * timeout

@@ -23,6 +23,7 @@ class FakeProtocol:
 
     largest_read = 1000
     until = 0.0
+    sent = 0
 
     def know_limits(self, handle: bytes) -> None:
         pass

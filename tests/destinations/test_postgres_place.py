@@ -104,6 +104,29 @@ def test_warnings_say_what_a_url_gives_up(url: str, words: list[str], tmp_path: 
     assert all(word in said for word in ["single-server"] if "single" in url)
 
 
+@pytest.mark.parametrize(
+    ("text", "reasons"),
+    [
+        (
+            'connection to server at "nas" (::1), port 5432 failed: Connection refused\n\tIs the server running on '
+            'that host and accepting TCP/IP connections?\nconnection to server at "nas" (10.0.0.2), port 5432 failed: '
+            "Connection refused\n\tIs the server running on that host and accepting TCP/IP connections?\n",
+            "Connection refused",
+        ),
+        (
+            'connection to server at "127.0.0.1", port 1 failed: FATAL:  role "node" does not exist\n',
+            'FATAL: role "node" does not exist',
+        ),
+        ('could not translate host name "nas" to address: Name or service not known\n', None),
+    ],
+)
+def test_what_libpq_says_of_a_connection_is_cut_down_to_its_reasons(text: str, reasons: str | None) -> None:
+    """It names the server again for each address, and asks back, in each of the two sentences of a status."""
+    from backends.storage.postgres.connection import why_not_connected
+
+    assert why_not_connected(text) == (reasons or text.strip())
+
+
 def test_missing_psycopg_is_a_sentence_with_the_command_that_installs_it() -> None:
     script = (
         "import sys; sys.modules['psycopg'] = None\n"

@@ -15,8 +15,11 @@ import psutil
 import pytest
 
 from backends import place_at
-from backends.errors import BackupError
+from backends.errors import BackupError, Fenced
+from backends.storage import deadline
 from backends.storage.base import FileFenced, Storage
+from backends.storage.sftp.packets import Attributes, Failure
+from backends.storage.sftp.session import Session
 from backends.storage.sftp.storage import SftpStorage
 from tests.destinations.places import Places
 from tests.destinations.second_writer import created, notes, opener
@@ -85,27 +88,15 @@ def frozen_sessions(server: SftpServer, storage: SftpStorage, *, commits: bool =
     The function that is yielded lets it go on, and returns when it has carried out what it was sent.
     """
     channel = storage._commits if commits else storage._rest
-    pid = channel.do(lambda session: session.connection._ssh._process.pid)
-    (port,) = {link.laddr.port for link in psutil.Process(pid).net_connections()}
-    stopped = [each for each in server.sessions() if _serves(each, port)]
-    assert len(stopped) == 1
-    with frozen(stopped):
+    process = server.session_that_serves(lambda: channel.do(lambda session: session.followed(".")))
+    with frozen([process]):
 
         def go_on() -> None:
-            for each in stopped:
-                with suppress(psutil.NoSuchProcess):
-                    each.resume()
-            psutil.wait_procs(stopped, timeout=10)
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+            psutil.wait_procs([process], timeout=10)
 
         yield go_on
-
-
-def _serves(process: psutil.Process, port: int) -> bool:
-    with suppress(psutil.Error):
-        for each in [process, *process.parents()]:
-            if any(link.raddr and link.raddr.port == port for link in each.net_connections()):
-                return True
-    return False
 
 
 # A commit
@@ -473,3 +464,43 @@ def test_frozen_writers_last_change_is_not_acknowledged_and_its_late_write_is_ig
     second.close()
     assert second_opener().open(silent, "third").position.data_version == 10
     assert notes(second_opener())
+
+
+# A commit that the server refuses, and does not answer any more
+
+
+def _refuse_commits(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    def refuse(session: Session, handle: bytes, offset: int, data: bytes, name: str) -> Attributes:
+        raise error
+
+    monkeypatch.setattr(Session, "commit", refuse)
+
+
+def test_refused_commit_and_all_that_follows_it_take_one_timeout(
+    server: SftpServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server was asked for its free space, then to cut the record off, then to remove a name: a timeout each."""
+    writer, history = created(opener(url))().open(silent, "session"), History(1)
+    writer.append(change(history.note()))
+    _refuse_commits(monkeypatch, Failure("Failure", "segment"))
+    with frozen([server.everything()[0], *server.sessions()]):
+        began = time.monotonic()
+        with pytest.raises(BackupError, match="Failure"):
+            writer.append(change(history.note()))
+        writer.close()
+        assert time.monotonic() - began < 1.5 * TIMEOUT
+
+
+def test_fenced_writer_says_so_although_the_server_does_not_answer_who_it_was(
+    server: SftpServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadline, "FOR_A_MESSAGE", 1.0)
+    writer, history = created(opener(url))().open(silent, "session"), History(1)
+    writer.append(change(history.note()))
+    _refuse_commits(monkeypatch, FileFenced("segment"))
+    with frozen([server.everything()[0], *server.sessions()]):
+        began = time.monotonic()
+        with pytest.raises(Fenced, match="another process has taken over"):
+            writer.append(change(history.note()))
+        assert time.monotonic() - began < TIMEOUT / 2
+    writer.close()

@@ -222,5 +222,5 @@ def test_sealed_file_is_seen_in_the_same_round_trip() -> None:
 
 def test_connection_that_broke_in_use_is_not_called_a_failed_login() -> None:
     address = place_at("sftp://nas/srv/lightning.bkp").storage._address  # type: ignore[attr-defined]
-    assert why_it_failed("", 255, address, began=True) == "the connection to nas broke"
-    assert "could not log in" in why_it_failed("", 255, address, began=False)
+    assert why_it_failed("", 255, address, began=True).sentence == "the connection to nas broke"
+    assert "could not log in" in why_it_failed("", 255, address, began=False).sentence

@@ -129,7 +129,9 @@ def test_shell_that_prints_text_is_blamed(make: Make) -> None:
 def test_nobody_listening_is_told_from_no_answer(make: Make) -> None:
     server = make()
     server.kill()
-    assert "nothing accepts SSH connections at 127.0.0.1" in said_by(server.url("lightning.bkp"))
+    said = said_by(server.url("lightning.bkp"))
+    assert "nothing accepts SSH connections at 127.0.0.1" in said
+    assert said.count("ssh:") == 1
 
 
 def test_silent_server_is_given_up(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +145,7 @@ def test_silent_server_is_given_up(make: Make, monkeypatch: pytest.MonkeyPatch) 
 def test_name_that_does_not_resolve_is_named() -> None:
     said = said_by("sftp://no-such-host.invalid/srv/lightning.bkp")
     assert "the name of the server no-such-host.invalid cannot be resolved" in said
+    assert said.count("ssh:") == 1
 
 
 def test_missing_ssh_says_which_package_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

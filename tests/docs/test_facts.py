@@ -47,6 +47,7 @@ ALLOWED = {
             "_QUERY.sub('', text.partition('\\n')[0])",
         )
     },
+    ("backends/members/member_statuses.py", "out.why == why"): "the same reason is not told twice in one line",
     ("backup_cli/following/keeper.py", "text != self._trouble"): "the same line is not told again and again",
     ("plugin/input.py", "message.strip()"): "the bytes of lightningd's message, not words for people",
     (

@@ -136,6 +136,8 @@ def test_absent_member_that_was_out_of_sync_keeps_since_when_and_why() -> None:
     usb = statuses(found(newest, missing={"usb": ("not plugged in", Absence.UNREACHABLE)}))["usb"]
     assert usb.since == OUT.since
     assert usb.why == "not plugged in; it was out of sync before (No space left on device)"
+    again = statuses(found(newest, missing={"usb": (OUT.why, Absence.UNREACHABLE)}))["usb"]
+    assert again.why == "No space left on device; it was out of sync before for the same reason"
 
 
 def test_members_of_which_none_was_seen_are_unreachable() -> None:

@@ -42,7 +42,7 @@ def test_start_logs_one_line(lived: World, history: History) -> None:
 def test_plugin_started_by_hand_explains_itself_and_touches_nothing(tmp_path: Path) -> None:
     said = spawned(*PLUGIN, directory=tmp_path)
     assert "\nimportant-plugin=/" in said.out
-    assert said.code == 2
+    assert said.code == 0, "reckless takes anything else for a broken plugin"
     assert "Traceback" not in said.err
     assert list(tmp_path.iterdir()) == []
 

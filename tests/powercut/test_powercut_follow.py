@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from backends.change import DATABASE_HEADER, is_following
-from backup_cli.following.copy_directory import COPY
+from backends.node.following import COPY
 from tests.cli.conftest import jobs_here
 from tests.end_to_end.db_compare import Everything, compared, everything, faults
 from tests.end_to_end.following import version_of

@@ -20,6 +20,7 @@ from backends.log.format.records import time_now
 from backends.log.reader.opening import read_session
 from backends.log.writer.options import LogOptions
 from backends.storage.base import Storage
+from backends.storage.deadline import for_a_message
 from backends.text import process_in_words
 
 RARELY = 12
@@ -147,7 +148,8 @@ def unwritten_session(base: Base, key: str | None) -> Session:
 def fenced_by(storage: Storage) -> Fenced:
     """The error for a writer whose segment was sealed by another; it names the other if the marker can be read."""
     try:
-        other = read_session(storage)
+        with for_a_message():
+            other = read_session(storage)
     except (OSError, BackupError):
         other = None
     if other is None or (other.host, other.pid) != (socket.gethostname(), os.getpid()):

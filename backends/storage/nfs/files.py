@@ -5,6 +5,7 @@ import os
 
 from backends.storage.base import FileFenced, ReadHandle, WriteHandle
 from backends.storage.channel import Channel, Malformed
+from backends.storage.deadline import not_after
 from backends.storage.nfs.protocol import Attributes, Handle, Protocol
 from backends.storage.pieces import check_interrupted, piece
 
@@ -55,6 +56,8 @@ class NfsWriteHandle(_File, WriteHandle):
         super().__init__(handle, name)
         self._commits, self._rest = commits, rest
         self._boots: set[bytes] = set()
+        self._answer_until = float("inf")
+        """After a failed commit: when (time.monotonic) it would have been given up. What follows it ends then, too."""
 
     def write(self, offset: int, data: bytes) -> None:
         handle = self.handle
@@ -69,6 +72,7 @@ class NfsWriteHandle(_File, WriteHandle):
         """
         handle = self.handle
         self._check_reach(offset + len(data))
+        until = self._commits.would_end()
         try:
             self._commits.do(
                 lambda protocol: self._commit(protocol, handle, offset, data),
@@ -77,6 +81,7 @@ class NfsWriteHandle(_File, WriteHandle):
         except FileFenced:
             raise
         except OSError as error:
+            self._answer_until = until
             if error.errno in _MAY_BE_FENCED and self._is_fenced(handle):
                 raise FileFenced(self._name) from error
             raise
@@ -92,7 +97,8 @@ class NfsWriteHandle(_File, WriteHandle):
     def _is_fenced(self, handle: Handle) -> bool:
         """Whether another writer has taken the file over, by its current attributes."""
         try:
-            return self._commits.do(lambda protocol: protocol.attributes(handle)).sealed
+            with not_after(self._answer_until):
+                return self._commits.do(lambda protocol: protocol.attributes(handle)).sealed
         except OSError as error:
             return error.errno == errno.ESTALE  # its last name is gone, and its handle with it
 
@@ -155,7 +161,8 @@ class NfsWriteHandle(_File, WriteHandle):
 
     def truncate(self, size: int) -> None:
         handle = self.handle
-        self._rest.do(lambda protocol: protocol.resize(handle, size))
+        with not_after(self._answer_until):
+            self._rest.do(lambda protocol: protocol.resize(handle, size))
 
 
 def _read(protocol: Protocol, handle: Handle, offset: int, length: int) -> bytes:

@@ -75,6 +75,11 @@ class Protocol(ABC):
 
     @property
     @abstractmethod
+    def sent(self) -> int:
+        """Grows with every call that may have been sent on the current connection."""
+
+    @property
+    @abstractmethod
     def fences(self) -> bool:
         """Whether, once `reconnect` has returned, the server can no longer carry out a call that was cut off before."""
 

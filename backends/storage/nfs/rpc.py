@@ -74,6 +74,8 @@ class Connection:
 
     def __init__(self, address: Address, identity: Identity, reserved: bool, until: float) -> None:
         self.address, self._identity = address, identity
+        self.sent = 0
+        """How many calls may have been sent, whole or in part."""
         self._next = int.from_bytes(os.urandom(4), "big")
         self._socket = _connect(address, reserved, until)
 
@@ -87,6 +89,7 @@ class Connection:
         message = b"".join((head, self._identity.encoded, arguments))
         try:
             self._wait_at_most(until)
+            self.sent += 1
             self._socket.sendall(struct.pack(">I", len(message) | _LAST_FRAGMENT) + message)
             while True:
                 answer = Unpacker(self._receive(until))

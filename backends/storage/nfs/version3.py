@@ -58,6 +58,10 @@ class Version3(Protocol):
         self._lists_attributes = True  # False once the server has said that it has no READDIRPLUS
         self.largest_read = self.largest_write = _MAX_IO
 
+    @property
+    def sent(self) -> int:
+        return self._connection.sent
+
     def reconnect(self, why: Disconnected) -> None:
         self._connection.close()
         self._connection = self._connect(self._port)

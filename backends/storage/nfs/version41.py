@@ -49,6 +49,10 @@ class Version41(Protocol):
     def fences(self) -> bool:
         return self._session.fences
 
+    @property
+    def sent(self) -> int:
+        return self._session.connection.sent
+
     def describe(self) -> str:
         return f"NFSv4.1, up to {self.largest_write >> 10} KiB a write"
 

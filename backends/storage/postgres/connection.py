@@ -7,6 +7,7 @@ connection that is given up is closed; the server then finishes by itself what i
 """
 
 import errno
+import re
 import select
 import time
 from collections.abc import Callable, Sequence
@@ -123,7 +124,7 @@ class Connection:
             waiting = pq.PollingStatus(self._pg.connect_poll())
 
     def _why_refused(self) -> str:
-        said = _in_one_line(self._pg.get_error_message())
+        said = why_not_connected(self._pg.get_error_message())
         if self._pg.needs_password:
             return "it asks for a password, and ~/.pgpass of this user has none for it (or is readable to others)"
         if self._pg.used_password:
@@ -209,6 +210,16 @@ def _said(result: "pq.abc.PGresult") -> str:
     """The server's message, without its details: they could show what is stored."""
     said = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message
     return _in_one_line(said.decode(errors="replace"))
+
+
+def why_not_connected(text: str) -> str:
+    """The reasons in what libpq says of a connection that failed; which server it was is said by whoever asks."""
+    reasons = [_in_one_line(each).removesuffix(_ASKED_BACK).strip() for each in _ATTEMPT.split(text)]
+    return "; ".join(dict.fromkeys(each for each in reasons if each))
+
+
+_ATTEMPT = re.compile(r"^connection to server (?:at|on) [^\n]{1,300}? failed: ", re.MULTILINE)
+_ASKED_BACK = "Is the server running on that host and accepting TCP/IP connections?"
 
 
 def _in_one_line(text: str) -> str:

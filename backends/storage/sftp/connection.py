@@ -11,8 +11,9 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from backends.storage.channel import Disconnected, Malformed
+from backends.storage.channel import Disconnected, Malformed, Refused
 from backends.storage.sftp.address import Address
+from backends.storage.sftp.logins import Logins
 from backends.storage.sftp.packets import MAX_PACKET, Kind, Unpacker, head, number
 from backends.storage.sftp.process import SshProcess
 from backends.text import printable
@@ -32,22 +33,32 @@ Answer = tuple[int, Unpacker]
 
 
 class Connection:
-    """One session of SFTP; `until` is when (time.monotonic) to give up connecting. Raises Disconnected."""
+    """One session of SFTP; `until` is when (time.monotonic) to give up connecting. Raises Disconnected, Refused."""
 
-    def __init__(self, address: Address, until: float) -> None:
-        self._address = address
+    def __init__(self, address: Address, until: float, logins: Logins | None = None) -> None:
+        self._address, self._logins = address, logins or Logins()
+        self.parts_sent = 0
+        """How many parts of requests may have been sent."""
         self._next = 0
         self._unread = bytearray()
         self._expected: dict[int, Answer | None] = {}
         self._ignored: set[int] = set()
         self._postponed: list[bytes] = []
         self._ended = False
-        self._ssh = SshProcess(address, until)
+        self._logins.begin()
         try:
-            self.extensions = self._begin(until)
-        except BaseException:
-            self._ssh.end()
+            self._ssh = SshProcess(address, until)
+            try:
+                self.extensions = self._begin(until)
+            except BaseException:
+                self._ssh.end()
+                raise
+        except Refused:
             raise
+        except BaseException:
+            self._logins.fail()
+            raise
+        self._logins.succeed()
 
     @property
     def software(self) -> str:
@@ -146,7 +157,7 @@ class Connection:
         """Raise the error for bytes that are no packets: if it is text, the account's shell has printed it."""
         if self._next == 0 and self._unread[:4].isascii():
             text = printable(self._unread[:200].decode(errors="replace").strip())
-            raise Disconnected(
+            raise self._logins.refuse(
                 f"the account on {self._address.shown} printed text where SFTP should begin ({text}): it has no shell "
                 "that may be used, or its start-up files (such as .bashrc) print something. Use an account with a "
                 "shell, or let sshd itself serve the files: `Subsystem sftp internal-sftp` in its sshd_config"
@@ -164,6 +175,7 @@ class Connection:
         while data:
             try:
                 data = data[os.write(self._ssh.to_server, data) :]
+                self.parts_sent += 1
             except BlockingIOError:
                 break
             except OSError:
@@ -191,7 +203,8 @@ class Connection:
         return writing and bool(ready.get(self._ssh.to_server, 0) & _WRITABLE)
 
     def _broken(self) -> NoReturn:
-        raise Disconnected(self._ssh.last_words(until=time.monotonic() + _FAREWELL, began=self._next > 0))
+        reason = self._ssh.last_words(until=time.monotonic() + _FAREWELL, began=self._next > 0)
+        raise self._logins.refuse(reason.sentence) if reason.lasting else Disconnected(reason.sentence)
 
 
 _FAREWELL = 1.0

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from backends.storage.base import TEMPORARY
 from backends.storage.channel import Channel, Disconnected, outcome_unknown
 from backends.storage.sftp.connection import Connection
-from backends.storage.sftp.files import SftpWriteHandle
 from backends.storage.sftp.hidden import is_open_name, is_trash_name, open_name, trash_name
 from backends.storage.sftp.packets import READ, Attributes, Failure, times_only
 from backends.storage.sftp.session import LINK, Session, SyncFailed
+from backends.storage.sftp.writing import SftpWriteHandle
 
 _KEPT = "snapshot"
 """Begins the temporary names that a take-over leaves: a compaction may have one that waits to be published. The name
@@ -197,7 +197,7 @@ class Names:
             if handle.is_cut_off:  # a node whose commit got no answer ends: it must not wait once more for each file
                 self._in_doubt.add(hidden)
                 return
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), handle.within_the_answer():
                 self.remove_once(hidden)
 
         handle.when_closed = drop

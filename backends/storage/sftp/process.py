@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from backends.storage.channel import Disconnected
 from backends.storage.sftp.address import Address
-from backends.storage.sftp.sentences import NO_SSH, software_in, why_it_failed
+from backends.storage.sftp.sentences import NO_SSH, Reason, software_in, why_it_failed
 from backends.storage.sftp.starter import start_ssh
 
 _MAX_WORDS = 1 << 15
@@ -72,8 +72,8 @@ class SshProcess:
             self._reading.unregister(self._stderr)
             self._writing.unregister(self._stderr)
 
-    def last_words(self, until: float, *, began: bool) -> str:
-        """Why `ssh` has ended, in a sentence; waits for its last words until `until` (time.monotonic).
+    def last_words(self, until: float, *, began: bool) -> Reason:
+        """Why `ssh` has ended; waits for its last words until `until` (time.monotonic).
 
         `began` is whether the session was in use already.
         """

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from backends.storage.sftp.address import Address
 from backends.system.owners import user_name
@@ -26,27 +27,40 @@ def software_in(text: str) -> str:
     return printable(found[1].strip(), 60) if found else ""
 
 
-def why_it_failed(text: str, ended: int | None, address: Address, *, began: bool) -> str:
-    """The sentence for a process of `ssh` that has said `text`, and has `ended` with this exit status.
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why `ssh` has ended."""
+
+    sentence: str
+    lasting: bool
+    """Whether it would end in the same way again until somebody changes something."""
+
+
+def why_it_failed(text: str, ended: int | None, address: Address, *, began: bool) -> Reason:
+    """Why a process of `ssh` that has said `text` has `ended` with this exit status.
 
     `began` is whether the session was in use already: then a lost connection is all that there is to say.
     """
     own = _own_words(text)
     shown = printable(" / ".join(own[-3:]), _MAX_SHOWN)
     said = f" (ssh: {shown})" if own else ""
-    for pattern, sentence in _MEANINGS:
-        if pattern.search("\n".join(own)):
-            return sentence(address, text) + said
+    for meaning in _MEANINGS:
+        if meaning.pattern.search("\n".join(own)):
+            return Reason(meaning.sentence(address, text) + said, meaning.lasting and not began)
     if began:
-        return f"the connection to {address.shown} broke{said}"
+        return Reason(f"the connection to {address.shown} broke{said}", False)
     status = "" if ended is None else f" with exit status {ended}"
-    return f"ssh could not log in to {address.shown}, and ended{status}{said}; try the same by hand: {address.typed()}"
+    return Reason(
+        f"ssh could not log in to {address.shown}, and ended{status}{said}; try the same by hand: {address.typed()}",
+        False,
+    )
 
 
 def _own_words(text: str) -> list[str]:
     """The lines that `ssh` would show to a person who logs in, without its debugging output and empty ones."""
     lines = [line.strip() for line in text.splitlines()]
-    return [line for line in lines if line and not _DEBUG.match(line) and not set(line) <= set("@ ")]
+    own = [line for line in lines if line and not _DEBUG.match(line) and not set(line) <= set("@ ")]
+    return [line.removeprefix("ssh: ") for line in own]  # what it says is introduced as what ssh says
 
 
 def _me() -> str:
@@ -98,42 +112,54 @@ def _plainly(sentence: str) -> Callable[[Address, str], str]:
     return lambda address, text: sentence.format(server=address.shown, typed=address.typed(), me=_me())
 
 
-_MEANINGS: list[tuple["re.Pattern[str]", Callable[[Address, str], str]]] = [
-    (re.compile(pattern, re.IGNORECASE), sentence)
-    for pattern, sentence in (
-        ("host identification has changed|host key for .* has changed|offending .*key", _changed_key),
-        (
-            "host key is known for|host key verification failed|authenticity of host",
-            _unknown_key,
-        ),
-        (
-            "too many authentication failures",
-            _plainly(
-                "the server {server} gave up before the right key was tried, because the agent or the configuration "
-                "offers too many; name the one for it in ~/.ssh/config (IdentityFile and IdentitiesOnly yes)"
-            ),
-        ),
-        (r"permission denied \(|no supported authentication methods|no more authentication methods", _refused),
-        ("subsystem request failed", _no_subsystem),
-        (
-            "could not resolve hostname|name or service not known|temporary failure in name resolution",
-            _plainly("the name of the server {server} cannot be resolved: is it spelled right, and is there a network"),
-        ),
-        (
-            "connection refused",
-            _plainly("nothing accepts SSH connections at {server}: is sshd running there, and is the port right"),
-        ),
-        (
-            "timed out|timeout, server|no route to host|network is unreachable|host is down",
-            _plainly("the server {server} does not answer: is it switched on, and does the network reach it"),
-        ),
-        (
-            "bad owner or permissions|bad configuration option|can't open user config file|terminating, ",
-            _plainly("ssh refuses its own configuration; try the same by hand as the user {me}: {typed}"),
-        ),
-        (
-            "no matching (host key|key exchange|cipher|mac)",
-            _plainly("this ssh and the server {server} have no common algorithm; one of them is too old"),
-        ),
+@dataclass(frozen=True, slots=True)
+class _Meaning:
+    pattern: "re.Pattern[str]"
+    sentence: Callable[[Address, str], str]
+    lasting: bool = False
+
+
+def _says(pattern: str, sentence: Callable[[Address, str], str] | str, *, lasting: bool = False) -> _Meaning:
+    return _Meaning(
+        re.compile(pattern, re.IGNORECASE), _plainly(sentence) if isinstance(sentence, str) else sentence, lasting
     )
+
+
+_MEANINGS = [
+    _says("host identification has changed|host key for .* has changed|offending .*key", _changed_key, lasting=True),
+    _says("host key is known for|host key verification failed|authenticity of host", _unknown_key, lasting=True),
+    _says(
+        "too many authentication failures",
+        "the server {server} gave up before the right key was tried, because the agent or the configuration offers "
+        "too many; name the one for it in ~/.ssh/config (IdentityFile and IdentitiesOnly yes)",
+        lasting=True,
+    ),
+    _says(
+        r"permission denied \(|no supported authentication methods|no more authentication methods",
+        _refused,
+        lasting=True,
+    ),
+    _says("subsystem request failed", _no_subsystem, lasting=True),
+    _says(
+        "could not resolve hostname|name or service not known|temporary failure in name resolution",
+        "the name of the server {server} cannot be resolved: is it spelled right, and is there a network",
+    ),
+    _says(
+        "connection refused",
+        "nothing accepts SSH connections at {server}: is sshd running there, and is the port right",
+    ),
+    _says(
+        "timed out|timeout, server|no route to host|network is unreachable|host is down",
+        "the server {server} does not answer: is it switched on, and does the network reach it",
+    ),
+    _says(
+        "bad owner or permissions|bad configuration option|can't open user config file|terminating, ",
+        "ssh refuses its own configuration; try the same by hand as the user {me}: {typed}",
+        lasting=True,
+    ),
+    _says(
+        "no matching (host key|key exchange|cipher|mac)",
+        "this ssh and the server {server} have no common algorithm; one of them is too old",
+        lasting=True,
+    ),
 ]

@@ -12,6 +12,7 @@ from backends.storage.channel import Disconnected, Malformed
 from backends.storage.pieces import SECTOR, piece
 from backends.storage.sftp.address import Address
 from backends.storage.sftp.connection import Answer, Call, Connection
+from backends.storage.sftp.logins import Logins
 from backends.storage.sftp.packets import (
     MAX_ENTRIES,
     MAX_HANDLE,
@@ -50,16 +51,16 @@ class SyncFailed(OSError):
 class Session:
     """A session with the server at this address; `until` is when (time.monotonic) to give up making it."""
 
-    def __init__(self, address: Address, until: float) -> None:
+    def __init__(self, address: Address, until: float, logins: Logins | None = None) -> None:
         self.until = until
-        self.address = address
-        self.connection = Connection(address, until)
+        self.address, self._logins = address, logins
+        self.connection = Connection(address, until, logins)
         self._learn()
 
     def reconnect(self, why: Disconnected) -> None:
         """Log in again. Every handle of the old connection is gone, and what it was asked last is in doubt."""
         self.close()
-        self.connection = Connection(self.address, self.until)
+        self.connection = Connection(self.address, self.until, self._logins)
         self._learn()
 
     def close(self) -> None:
@@ -72,6 +73,10 @@ class Session:
     def offers(self, extension: str) -> bool:
         """Whether the server has this extension of the protocol."""
         return extension in self.connection.extensions
+
+    @property
+    def sent(self) -> int:
+        return self.connection.parts_sent
 
     @property
     def software(self) -> str:

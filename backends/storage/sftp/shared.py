@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from backends.storage.channel import Channel
 from backends.storage.sftp.address import Address
+from backends.storage.sftp.logins import Logins
 from backends.storage.sftp.session import Session
 
 _KEPT = 8
@@ -21,6 +22,9 @@ _FIRST_LOGIN = 30.0
 """Seconds to wait for a server that has never answered; over Tor, a login takes ten."""
 
 _known: OrderedDict[Address, Channel[Session]] = OrderedDict()
+_logins: dict[Address, Logins] = {}
+"""What the server of each account has said to the last log-ins there."""
+
 _lock = threading.Lock()
 
 
@@ -44,7 +48,8 @@ def _channel(address: Address) -> Channel[Session]:
     channel = _known.pop(address, None)
     if channel is None:
         timeout = address.commit_timeout
-        channel = Channel(lambda until: Session(address, until), timeout, timeout / _ATTEMPTS, _FIRST_LOGIN)
+        logins = _logins.setdefault(replace(address, parent="", name="", commit_timeout=0.0), Logins())
+        channel = Channel(lambda until: Session(address, until, logins), timeout, timeout / _ATTEMPTS, _FIRST_LOGIN)
     _known[address] = channel
     while len(_known) > _KEPT:
         _known.popitem(last=False)

@@ -10,12 +10,13 @@ from typing import TypeVar
 from backends.storage.base import TEMPORARY, ReadHandle, Space, Storage, WriteHandle
 from backends.storage.local import plain_name
 from backends.storage.sftp.address import Address
-from backends.storage.sftp.files import SftpReadHandle, SftpWriteHandle
 from backends.storage.sftp.hidden import is_open_name, is_trash_name
 from backends.storage.sftp.names import Names
 from backends.storage.sftp.packets import CREATE, EXCLUSIVE, READ, WRITE, Attributes, Failure, mode_only
+from backends.storage.sftp.reading import SftpReadHandle
 from backends.storage.sftp.session import LINK, RENAME, SYNC, Handle, Session
 from backends.storage.sftp.shared import channels_to
+from backends.storage.sftp.writing import SftpWriteHandle
 
 _DIRECTORY_MODE = 0o700
 _FILE_MODE = 0o600

@@ -1,130 +1,27 @@
-"""Open files on an SFTP server.
-
-A handle of the server's ends with its connection. So a file is opened again after a reconnect, and by a path that can
-only be this very file's: see `hidden.py`.
-"""
+"""Writing files on an SFTP server."""
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-from backends.storage.base import FileFenced, ReadHandle, WriteHandle
+from backends.storage.base import FileFenced, WriteHandle
 from backends.storage.channel import Channel, outcome_unknown
+from backends.storage.deadline import for_a_message, not_after
 from backends.storage.pieces import check_interrupted
 from backends.storage.sftp.connection import Connection
-from backends.storage.sftp.packets import READ, WRITE, Attributes, Failure, size_only
+from backends.storage.sftp.opened import Opened, OpenFile, size_of
+from backends.storage.sftp.packets import READ, WRITE, Failure, size_only
 from backends.storage.sftp.session import Handle, Session
 
 _ZEROS = 1 << 18
 """How many zeros are sent at once. What is in doubt after a broken connection is at most that many."""
 
-_BLOCK = 1 << 18
-_AHEAD = 1 << 20
-"""How many bytes are asked for at once by a reader who wants to have them all."""
-
 _MAX_UNSYNCED = 8 << 20
 """Bytes that are kept in memory until they are durable."""
 
-_IDENTITY = 512
-"""Bytes at the beginning of a file by which it is recognized: each begins with random numbers of its own."""
 
-_Result = TypeVar("_Result")
-
-
-class _Opened:
-    """A file that is open on the current connection of one channel."""
-
-    def __init__(self, channel: Channel[Session]) -> None:
-        self._channel = channel
-        self._where: tuple[Connection, Handle] | None = None
-
-    def use(self, session: Session, open_again: Callable[[Session], Handle]) -> Handle:
-        """The server's handle; `open_again` is called if the connection that it belonged to is gone."""
-        if self._where is None or self._where[0] is not session.connection:
-            self._where = session.connection, open_again(session)
-        return self._where[1]
-
-    def set(self, session: Session, handle: Handle) -> None:
-        self._where = session.connection, handle
-
-    def close(self) -> None:
-        """Close the file on the server, whenever something else is sent there. Raises nothing."""
-        if self._where is None:
-            return
-        connection, handle = self._where
-        self._where = None
-
-        def forget(session: Session) -> None:
-            if session.connection is connection:
-                session.forget(handle)
-
-        self._channel.before_next(forget)
-
-
-class _File:
-    """What reading and writing share: a file that can be used until `close`."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self.closed = False
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF), self._name)
-
-
-class SftpReadHandle(_File, ReadHandle):
-    """A file that is open for reading.
-
-    The server keeps a removed file readable, but only on this connection. After a reconnect the file of that name is
-    opened, and used if it is the same one, by its beginning.
-    """
-
-    def __init__(self, channel: Channel[Session], path: str, name: str) -> None:
-        super().__init__(name)
-        self._channel, self._path = channel, path
-        self._opened = _Opened(channel)
-        self._identity: bytes | None = None
-        self._do(lambda session, handle: None)
-
-    def size(self) -> int:
-        self._check_open()
-        return size_of(self._do(lambda session, handle: session.attributes_of(handle, self._name)), self._name)
-
-    def read(self, offset: int, length: int) -> bytes:
-        self._check_open()
-        if length <= 0:
-            return b""
-        return self._do(lambda session, handle: session.read(handle, offset, length, self._name))
-
-    def blocks(self, offset: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes from `offset` to `end`. More than a block is asked for at once: each request costs time."""
-        while offset < end:
-            some = self.read(offset, min(_AHEAD, end - offset))
-            if not some:
-                raise OSError(errno.EIO, f"the file ends at byte {offset}, but a moment ago it reached byte {end}")
-            yield from (some[start : start + _BLOCK] for start in range(0, len(some), _BLOCK))
-            offset += len(some)
-
-    def close(self) -> None:
-        self.closed = True
-        self._opened.close()
-
-    def _do(self, operation: Callable[[Session, Handle], _Result]) -> _Result:
-        return self._channel.do(lambda session: operation(session, self._opened.use(session, self._open)))
-
-    def _open(self, session: Session) -> Handle:
-        handle = open_regular(session, self._path, self._name, READ)
-        beginning = session.read(handle, 0, _IDENTITY, self._name)
-        if self._identity is None:
-            self._identity = beginning
-        elif not beginning.startswith(self._identity):
-            raise OSError(errno.ESTALE, "the connection broke, and meanwhile another file has this name", self._name)
-        return handle
-
-
-class SftpWriteHandle(_File, WriteHandle):
+class SftpWriteHandle(OpenFile, WriteHandle):
     """A file that is open for writing.
 
     What was sent on a connection that broke may be carried out at any later time: a frozen server process does so when
@@ -138,13 +35,15 @@ class SftpWriteHandle(_File, WriteHandle):
         """A path that is certain to be this file's; None if there is none. It is used after a reconnect."""
         self.when_closed: Callable[[], None] = _nothing
         self._commits, self._rest = commits, rest
-        self._for_commits, self._for_rest = _Opened(commits), _Opened(rest)
+        self._for_commits, self._for_rest = Opened(commits), Opened(rest)
         self._unsynced: list[tuple[Connection, int, bytes | None]] = []
         self._unsynced_bytes = 0
         self._settled = 0
         """Up to where the file may only be written again with the bytes that it has there."""
         self._may_be_cut = False
         """Whether a `truncate` or a failed commit is in doubt: then the file is not written to any more."""
+        self._answer_until = float("inf")
+        """After a failed commit: when (time.monotonic) it would have been given up. What follows it ends then, too."""
 
     def created(self, session: Session, handle: Handle) -> None:
         """Take over the server's handle of the file that was just created."""
@@ -215,7 +114,8 @@ class SftpWriteHandle(_File, WriteHandle):
             self._may_be_cut = True
             truncate(session)
 
-        _do(self._rest, truncate, again, self._give_up)
+        with self.within_the_answer():
+            _do(self._rest, truncate, again, self._give_up)
 
     # Durable writing
 
@@ -240,7 +140,12 @@ class SftpWriteHandle(_File, WriteHandle):
             check_interrupted(self._name, offset, data, session.read(handle, offset, len(data), self._name))
             commit(session)
 
-        self.explained(lambda: _do(self._commits, commit, settle, self._give_up), len(data))
+        until = self._commits.would_end()
+        try:
+            self.explained(lambda: _do(self._commits, commit, settle, self._give_up), len(data))
+        except BaseException:
+            self._answer_until = until
+            raise
 
     def is_fenced(self) -> bool:
         self._check_open()
@@ -291,6 +196,13 @@ class SftpWriteHandle(_File, WriteHandle):
 
     # The file on the server
 
+    def within_the_answer(self) -> AbstractContextManager[None]:
+        """After a failed commit, give up what is asked in this block when that commit would have been given up.
+
+        The node waits for one answer, and its peers for the node.
+        """
+        return not_after(self._answer_until)
+
     @property
     def is_cut_off(self) -> bool:
         """Whether a connection to the file's server is down: asking it for anything may take the whole timeout."""
@@ -333,15 +245,17 @@ class SftpWriteHandle(_File, WriteHandle):
 
     def explained(self, operation: Callable[[], None], length: int) -> None:
         """Find out what "failure" means: on a full disk, that the disk is full."""
+        until = self._rest.would_end()
         try:
             operation()
         except Failure as error:
-            raise self._refusal(error, length) from error
+            raise self._refusal(error, length, until) from error
 
-    def _refusal(self, error: Failure, length: int) -> OSError:
+    def _refusal(self, error: Failure, length: int, until: float) -> OSError:
         directory = os.path.dirname(self.path or "") or "."  # noqa: PTH120
         try:
-            free = self._rest.do(lambda session: session.space(directory)).free
+            with for_a_message(until):
+                free = self._rest.do(lambda session: session.space(directory)).free
         except OSError:
             return error
         if free < max(length, 1 << 16):
@@ -380,17 +294,3 @@ def _do(
         if interrupted or outcome_unknown(error):
             doubt()
         raise
-
-
-def open_regular(session: Session, path: str, name: str, flags: int) -> Handle:
-    """Open an existing file; no link is followed, and no pipe is waited for. Raises OSError."""
-    if not session.attributes(path).is_file:
-        raise OSError(errno.EINVAL, "not a regular file", name)
-    return session.open(path, flags)
-
-
-def size_of(attributes: Attributes, name: str) -> int:
-    """The size in bytes. Raises OSError if the server does not tell it."""
-    if attributes.size is None:
-        raise OSError(errno.EPROTO, "the server does not tell the file's size", name)
-    return attributes.size
