@@ -70,3 +70,5 @@ class Sizes:
     """How many generations are kept for their history."""
     kept_bytes: int = 0
     """What they take."""
+    kept_oldest: int = 0
+    """When the oldest of them was begun, in seconds since 1970; UNKNOWN_TIME if none is kept."""

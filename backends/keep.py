@@ -4,10 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from backends.urls import BadURL, Destination, parse_url
-
-KEEP = "keep"
-"""The option's name. Every scheme has it: it is about the log, not about the place."""
+from backends.urls import KEEP, BadURL, Destination, parse_url
 
 DEFAULT_BYTES = 10 << 30
 """Bytes that kept generations may take if the URL names no size."""
@@ -41,13 +38,13 @@ def keep_of(destination: Destination) -> Keep | None:
     found = _VALUE.fullmatch(value)
     if found is None:
         raise BadURL(
-            f"{destination}: {KEEP}={value} is not a time; write it like {KEEP}=30d, or with the most space that it "
-            f"may take, {KEEP}=30d,10G (h, d or w; M, G or T), or {KEEP}=0 to keep nothing any more"
+            f"{destination.shown}: {KEEP}={value} is not a time; write it like {KEEP}=30d, or with the most space "
+            f"that it may take, {KEEP}=30d,10G (h, d or w; M, G or T), or {KEEP}=0 to keep nothing any more"
         )
     count, unit, space, space_unit = found.groups()
     kept = Keep(int(count) * _TIME[unit], int(space) * _SIZE[space_unit] if space else DEFAULT_BYTES)
     if not (0 < kept.seconds <= MAX_SECONDS and 0 < kept.bytes <= MAX_BYTES):
-        raise BadURL(f"{destination}: {KEEP}={value} is out of range; to keep nothing, write {KEEP}=0")
+        raise BadURL(f"{destination.shown}: {KEEP}={value} is out of range; to keep nothing, write {KEEP}=0")
     return kept
 
 

@@ -20,7 +20,7 @@ _PASSWORD = r"(?<=//)([^/?#@:\[]*?)(?::|%3[Aa])(?!\d*(?:[/,?#]|$)).*(?:@|%40)"
 
 _OPTIONS = frozenset(
     {
-        *("timeout", "ephemeral", "share", "trailing"),
+        *("timeout", "ephemeral", "share", "trailing", "keep"),
         *("version", "nfsport", "mountport", "uid", "gid", "noresvport"),
         "config",
         *("endpoint", "region", "style", "profile", "account"),

@@ -1,6 +1,7 @@
 """Parsing the URL that names a destination."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qsl, urlsplit
@@ -11,6 +12,9 @@ from backends import near_miss as meant
 from backends.errors import BackupError
 
 EXAMPLE = "file:///mnt/backup/lightning.bkp"
+
+KEEP = "keep"
+"""The option that every kind of destination has (`backends.keep`): it is about the log, not about the place."""
 
 
 class BadURL(BackupError):
@@ -53,7 +57,7 @@ class Destination:
         """Raise BadURL for an option that is not among `known`: it is probably a misspelling of one that is."""
         for name, _ in self.options:
             if name not in known:
-                raise BadURL(f"{self.shown}: there is no option {name!r}; the options are: {', '.join(known)}")
+                raise BadURL(f"{self.shown}: there is no option {name!r}; the options are: {options_listed(known)}")
 
     def below(self, name: str) -> "Destination":
         """The destination in the directory `name` inside this one."""
@@ -77,6 +81,11 @@ class Destination:
 
 _MARKS = ("single-server",)
 """Options that have no value: being there is what they say."""
+
+
+def options_listed(known: Iterable[str]) -> str:
+    """The options that a person may write: those of this kind of destination, and the one that all have."""
+    return ", ".join((*known, KEEP))
 
 
 def _option(name: str, value: str) -> str:

@@ -145,8 +145,8 @@ class Backup:
         """The backup's status, found out by reading the headers of the log's records."""
         with self.read() as reader, self._reaching():
             known = read_damage(self.storage, reader.manifest.generation)
-            kept = len(read_history(self.storage, reader.manifest).generations)
-            history = (kept, self.history_bytes()) if kept else (0, 0)
+            kept = read_history(self.storage, reader.manifest)
+            history = (len(kept.generations), self.history_bytes() if kept.generations else 0, kept.oldest)
             return status_of_files(url, reader, self.space(), known, history)
 
     def space(self) -> Space:
@@ -285,7 +285,7 @@ class Backup:
             return
         needed = space_to_recover(self.storage, seen.last[0], self._options) + SMALL_FILES
         while self.storage.space().free < needed:
-            oldest = give_up_oldest(self.storage, seen.manifest)
+            oldest = give_up_oldest(self.storage, seen.manifest, lambda: None)  # it is not the writer yet
             if oldest is None:
                 return
             report("unusual", given_up(self.storage, oldest))

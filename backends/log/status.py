@@ -91,6 +91,8 @@ class Status:
     """How many generations are kept for their history."""
     history_bytes: int = 0
     """What they take. They are given up before the node runs out of space."""
+    history_oldest: int | None = None
+    """When the oldest of them was begun; None if none is kept, or if that is unknown."""
 
     @property
     def hidden(self) -> bool:
@@ -145,12 +147,12 @@ def _space_wanted(stored: int) -> int:
 
 
 def status_of_files(
-    url: str, reader: Reader, space: Space, known: KnownDamage | None, history: tuple[int, int] = (0, 0)
+    url: str, reader: Reader, space: Space, known: KnownDamage | None, history: tuple[int, int, int] = (0, 0, 0)
 ) -> Status:
     """The status found out by reading all records, without unpacking them. Damage in them becomes a trouble.
 
     Only the beginning and the end of the snapshot are checked: the rest is for `verify`. `history` are how many
-    generations are kept for it, and their bytes.
+    generations are kept for it, their bytes, and when the oldest was begun.
     """
     troubles: list[Trouble] = []
     records, scan = 0, reader.scan()
@@ -232,4 +234,5 @@ def _status(
         key_id=manifest.key,
         history_generations=sizes.kept,
         history_bytes=sizes.kept_bytes,
+        history_oldest=sizes.kept_oldest or None,
     )

@@ -13,7 +13,7 @@ from backends.storage.nfs.server import server_of
 from backends.storage.nfs.storage import NfsStorage
 from backends.storage.unreachable import reaching
 from backends.text import printable
-from backends.urls import BadURL, Destination, parse_url, quote
+from backends.urls import BadURL, Destination, options_listed, parse_url, quote
 
 _SHARE = "share"
 _MOUNTED_OPTIONS = ("timeout", _SHARE)
@@ -46,7 +46,7 @@ class MountedSharePlace(Place):
             if name not in _MOUNTED_OPTIONS:
                 raise BadURL(
                     f"{destination.shown}: the option {name!r} is for nfs://server/..., not for a mounted share; the "
-                    f"options are: {', '.join(_MOUNTED_OPTIONS)}"
+                    f"options are: {options_listed(_MOUNTED_OPTIONS)}"
                 )
         self._path, self._remembered = destination.local_path, destination.option(_SHARE, "")
         self._share = MountedStorage(self._find, f"{self._path} (a network share)", self._read_only)

@@ -189,7 +189,8 @@ def _table(looked: _Looked) -> None:
     ]
     if seen.history_generations:
         kept = counted(seen.history_generations, "earlier generation")
-        rows.insert(7, ("history", f"{kept} in {size(seen.history_bytes)} (backup-cli versions)"))
+        since = "" if seen.history_oldest is None else f", since {moment(seen.history_oldest)}"
+        rows.insert(7, ("history", f"{kept} in {size(seen.history_bytes)}{since} (backup-cli versions)"))
     if found is not None and found.level is Level.OK:
         rows.append(("database", found.text))
     for name, value in rows:

@@ -12,6 +12,7 @@ from backends.change import ahead
 from backends.errors import BackupError, Damaged
 from backends.log.backup import Backup
 from backends.log.format.documents import Kept, Manifest, reason_in_short
+from backends.log.format.records import time_now
 from backends.log.reader.generation import Reader
 from backends.log.reader.kept import KEEP_FOR
 from backends.log.reader.timeline import State, states_of
@@ -117,9 +118,10 @@ def _found(url: str, backup: Backup) -> list[Versions]:
     """The generations that are kept, oldest first, then the one in use."""
     found: list[Versions] = []
     before: State | None = None
-    history, replaced = backup.history(), backup.kept()
+    now = time_now()
+    history, replaced = backup.history().aged(0, now), backup.kept()
     for kept in backup.held():
-        until = kept.since + history.keep.seconds
+        until = now + history.left(kept)
         if replaced is not None and replaced.manifest.generation == kept.manifest.generation:
             until = max(until, replaced.since + KEEP_FOR)
         each, before = _held(url, backup, kept, until, before)

@@ -51,6 +51,21 @@ def test_value_that_means_nothing_is_refused(value: str) -> None:
         place_at(f"file:///x/y.bkp?keep={value}")
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["file:///x/y", "nfs:///x/y", "nfs://nas/x/y", "usb://DISK/y", "sftp://nas/y", "s3://bucket/y", "postgres://h/d"],
+)
+def test_error_that_lists_the_options_names_keep(url: str) -> None:
+    with pytest.raises(BadURL, match=r"options are: .*keep"):
+        place_at(f"{url}?keeep=30d")
+
+
+def test_wrong_value_shows_no_password() -> None:
+    with pytest.raises(BadURL, match="keep=30 is not a time") as refused:
+        place_at("postgres://node:hidden@h/d?keep=30")
+    assert "hidden" not in str(refused.value)
+
+
 def test_of_several_members_the_longest_time_counts_for_all() -> None:
     urls = ["file:///a?keep=3d,1G", "file:///b", "file:///c?keep=9d,5G", "file:///d?keep=9d,2G"]
     assert keep_of_all(urls) == Keep(9 * DAY, 2 << 30)
@@ -84,7 +99,12 @@ def test_versions_before_a_compaction_are_listed_and_can_be_restored(keeping: Wo
     assert restore(keeping, place, "--to-version", "45", "--not-for-a-node").code == 0
     assert "The history is kept for 30 days within 1.0 GiB" in backup_cli("versions", keeping.url).out
     assert "1 earlier generation in " in backup_cli("status", keeping.url).out
-    assert json.loads(backup_cli("status", keeping.url, "--json").out)["history_generations"] == 1
+    seen = json.loads(backup_cli("status", keeping.url, "--json").out)
+    assert seen["history_generations"] == 1
+    assert (seen["history_oldest"], seen["history_bytes"] > 0) == (kept["first_time"], True)
+    assert f'history_oldest_timestamp_seconds{{url="{keeping.url}"}} {kept["first_time"]}\n' in (
+        backup_cli("status", keeping.url, "--prometheus").out
+    )
 
 
 def test_verify_names_damage_in_a_kept_generation_and_the_backup_is_whole(keeping: World) -> None:

@@ -23,6 +23,9 @@ from plugin.compaction import Compaction
 from tests.log.histories import backup_in, silent, source
 from tests.log.statuses import FINE
 
+ONLY_SOMETIMES = {"last_compaction_timestamp_seconds", "history_oldest_timestamp_seconds"}
+"""The metrics of a backup that FINE, which was never compacted and keeps no history, does not have."""
+
 EVERY_HELP = {**HELP, **HELP_OF_MEMBERS, **HELP_OF_A_MEMBER, **HELP_OF_A_COPY}
 MONITORING = Path(__file__).parents[2] / "contrib" / "monitoring"
 
@@ -47,7 +50,7 @@ def test_metrics_of_a_healthy_backup() -> None:
     assert found["last_change_timestamp_seconds"] == 1_700_000_000
     assert found["checked_timestamp_seconds"] == 1_700_000_060
     assert {found[name] for name in ("damaged", "troubles", "compaction_failed", "space_low")} == {0}
-    assert set(HELP) - set(found) == {"last_compaction_timestamp_seconds"}
+    assert set(HELP) - set(found) == ONLY_SOMETIMES
 
 
 def test_metrics_show_damage_troubles_and_low_space() -> None:
@@ -55,6 +58,14 @@ def test_metrics_show_damage_troubles_and_low_space() -> None:
     found = figures(metrics(replace(FINE, damaged=True, free_bytes=1000, last_compaction=7, troubles=troubles), 0))
     assert (found["damaged"], found["troubles"], found["space_low"]) == (1, 2, 1)
     assert found["last_compaction_timestamp_seconds"] == 7
+
+
+def test_metrics_say_what_is_kept_of_the_history() -> None:
+    kept = replace(FINE, history_generations=3, history_bytes=4096, history_oldest=1_690_000_000)
+    found = figures(metrics(kept, 0))
+    assert (found["history_generations"], found["history_bytes"]) == (3, 4096)
+    assert found["history_oldest_timestamp_seconds"] == 1_690_000_000
+    assert figures(metrics(FINE, 0))["history_generations"] == 0
 
 
 def test_failed_compaction_is_a_metric_of_the_writer_and_of_the_files(tmp_path: Path) -> None:
@@ -107,7 +118,7 @@ def test_metrics_of_one_destination_are_without_members() -> None:
 
 def test_metrics_of_several_destinations_have_each_member() -> None:
     found = figures_of_members(metrics(with_members(FINE, [NAS, USB, FAR], 1, 4), 0))
-    assert set(found) == set(EVERY_HELP) - set(HELP_OF_A_COPY) - {"last_compaction_timestamp_seconds"} - {
+    assert set(found) == set(EVERY_HELP) - set(HELP_OF_A_COPY) - ONLY_SOMETIMES - {
         *("member_size_bytes", "member_latency_seconds")
     }
     assert found["members_in_sync"] == {"": 1} and found["members_needed"] == {"": 1}

@@ -12,56 +12,20 @@ from backends.compaction.compact import compact_log
 from backends.keep import Keep
 from backends.log.backup import Backup
 from backends.log.format.history import HISTORY
-from backends.log.format.records import segment_name, snapshot_generation, snapshot_name, time_now
+from backends.log.format.records import segment_name, snapshot_generation, snapshot_name
 from backends.log.writer.options import LogOptions
 from tests.log.conftest import DATABASE, SMALL
 from tests.log.corruption import files_in, flipped
 from tests.log.destinations import Maker
-from tests.log.histories import Node, backup_in, changes, noise, silent, source
+from tests.log.histories import Node, backup_in, changes, silent, source
+from tests.log.keeping import MONTH, generations, lived, noted, reachable
 from tests.log.model import contents
 from tests.storage.simulated import PowerCut, SimulatedDisk, SimulatedStorage
 
 pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
-MONTH = replace(SMALL, keep=Keep(30 * 86400, 1 << 30))
-"""Everything is kept for 30 days."""
 
 NOTHING = replace(SMALL, keep=Keep(0, 0))
-
-
-def reachable(backup: Backup) -> list[int]:
-    """Every version that can be restored, in order; each kept generation must be whole."""
-    found: list[int] = []
-    for kept in backup.held():
-        with backup.read_held(kept) as reader:
-            assert b"".join(reader.snapshot) or not reader.manifest.base.data_version
-            found += [reader.manifest.base.data_version, *(change.data_version for change in reader.changes())]
-    with backup.read() as reader:
-        return [*found, reader.manifest.base.data_version, *(change.data_version for change in reader.changes())]
-
-
-def generations(backup: Backup) -> list[int]:
-    """The numbers of the kept generations."""
-    return [kept.manifest.generation for kept in backup.held()]
-
-
-def noted(node: Node, count: int) -> None:
-    """So many changes that need several segments."""
-    for seed in range(count):
-        node.note(noise(900, seed))
-        node.writer.maintain()
-
-
-def lived(node: Node, compactions: int = 3) -> Node:
-    """The node has a backup, and after each dozen changes came a compaction."""
-    node.create()
-    node.open()
-    node.append(node.history.first())
-    for _ in range(compactions):
-        noted(node, 12)
-        node.compact()
-    noted(node, 3)
-    return node
 
 
 @pytest.fixture
@@ -149,20 +113,6 @@ def writer_of(new: Callable[[LogOptions], Node]) -> Callable[[LogOptions], Node]
         return node
 
     return made
-
-
-def test_generations_go_when_their_time_is_over(
-    new: Callable[[LogOptions], Node], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    node = lived(new(MONTH))
-    now = time_now()
-    monkeypatch.setattr("backends.log.writer.keeping.time_now", lambda: now + 31 * 86400)
-    node.writer._next_tidying = 0.0
-    node.writer.maintain()
-    assert generations(node.backup()) == []
-    assert snapshot_name(1) not in node.storage.names()
-    assert contents(node.backup()) == node.now.contents
-    assert reachable(node.backup())[-1] == node.now.version
 
 
 def test_the_oldest_go_when_the_size_is_exceeded(new: Callable[[LogOptions], Node]) -> None:
@@ -305,6 +255,8 @@ def test_history_at_every_kind_of_destination(created: Maker, make: Maker, tmp_p
     assert generations(created()) == [1, 2, 3]
     assert sorted(set(reachable(created()))) == list(range(1, version + 1))
     assert writer.sizes().kept == 3 and writer.sizes().kept_bytes > 0
+    seen = created().status("url")
+    assert writer.status("url").history_oldest == seen.history_oldest == created().held()[0].manifest.created
     writer.take_snapshot(source(DATABASE, version), "resync")
     writer.give_up_history(1 << 62)
     assert generations(created()) == [] or created().kept() is not None

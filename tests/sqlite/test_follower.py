@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 
 from backends.change import Change
+from backends.compaction.compact import compact_log
 from backends.confined.work import rebuild_backup
 from backends.following import follower
 from backends.following.follower import Ended, News, Order, Stretch, follow
+from backends.keep import Keep
 from backends.log.backup import Backup
+from backends.log.writer.options import DEFAULT_OPTIONS
 from backends.sqlite.following import FollowingCopy
 from backends.storage.local import LocalStorage
 from tests.end_to_end.db_compare import everything
 from tests.fake_lightningd.calls import Call, History, foreign_keys
-from tests.log.histories import backup_in, change, silent, source
+from tests.log.conftest import SMALL
+from tests.log.histories import backup_in, change, noise, silent, source
 
 ONCE = Order(backup_id="", once=True, every=0.0, check_in=1e12, check_every=1e12, accept_unknown=False)
 
@@ -26,13 +30,13 @@ class Followed:
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.path = directory / "b", directory / "following.sqlite3"
-        self.history = History()
+        self.history, self.options = History(), DEFAULT_OPTIONS
         self.backup().create(source())
         self.append(self.history.first())
         rebuild_backup(self.directory.as_uri(), self.path, following=self.backup().id())
 
     def backup(self) -> Backup:
-        return backup_in(LocalStorage(self.directory))
+        return backup_in(LocalStorage(self.directory), self.options)
 
     def append(self, *calls: Call) -> None:
         with closing(self.backup().open(silent, "one")) as writer:
@@ -65,6 +69,49 @@ def test_take_over_between_reading_and_committing_takes_the_change_back(
     assert everything(followed.path) == before
     assert followed.follow().ended is Ended.IN_STEP
     assert everything(followed.path) != before
+
+
+def compacted(followed: Followed) -> None:
+    """A compaction is published."""
+    with closing(followed.backup().open(silent, "one")) as writer:
+        snapshot = compact_log(writer.storage, followed.directory.parent, leave_out=1)
+        assert snapshot is not None
+        writer.publish_compaction(snapshot)
+
+
+def test_copy_crosses_compactions_that_keep_what_they_replace(followed: Followed) -> None:
+    """The files of the replaced generations are still there, and the last segment of each is the next one's, too."""
+    followed.options = replace(DEFAULT_OPTIONS, keep=Keep(86400, 1 << 30))
+    for number in range(1, 4):
+        followed.append(*followed.history.notes(9))
+        assert followed.follow().ended is Ended.IN_STEP
+        compacted(followed)
+        assert len(followed.backup().held()) == number
+        followed.append(*followed.history.notes(2))
+        stretch = followed.follow()
+        assert stretch.ended is Ended.IN_STEP
+        assert stretch.news is not None and stretch.news.changes == 2
+        assert stretch.news.generation == number + 1
+    rebuilt = followed.path.with_name("rebuilt.sqlite3")
+    rebuild_backup(followed.directory.as_uri(), rebuilt, following=followed.backup().id())
+    assert everything(rebuilt) == everything(followed.path)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_copy_that_lacks_what_a_compaction_took_is_built_again_also_if_that_is_kept(
+    followed: Followed, keep: bool
+) -> None:
+    assert followed.follow().ended is Ended.IN_STEP
+    before = everything(followed.path)
+    followed.options = replace(SMALL, keep=Keep(86400, 1 << 30) if keep else None)
+    with closing(followed.backup().open(silent, "one")) as writer:
+        for seed in range(12):
+            writer.append(change(followed.history.note(noise(2 << 10, seed))))
+            writer.maintain()
+    compacted(followed)
+    assert len(followed.backup().held()) == keep
+    assert followed.follow().ended is Ended.NOT_THERE
+    assert everything(followed.path) == before
 
 
 def test_foreign_keys_are_off_where_they_were_also_after_a_restart_in_between(followed: Followed) -> None:

@@ -51,7 +51,7 @@ def read_history(storage: Storage, current: Manifest) -> History:
     if history.backup_id != current.backup_id:
         return none
     earlier = [each for each in history.generations if history.key == current.key and _is_earlier(each, current)]
-    return replace(none, keep=history.keep, generations=tuple(earlier))
+    return replace(none, keep=history.keep, generations=tuple(earlier), clock=history.clock)
 
 
 def _is_earlier(kept: Kept, current: Manifest) -> bool:

@@ -7,6 +7,9 @@ With `keep` in the URL, every generation that is replaced, by a compaction too, 
 `history` lists them. Nothing is copied: a generation is kept by not removing its files. A generation is first listed,
 then replaced; and first struck off the list, then removed. So a crash leaves files that no list names, which the next
 tidying removes, or an entry for the generation in use, which is ignored and struck off.
+
+A fenced writer must neither change the list nor remove a file: both are its successor's by then, which may keep more.
+So `check`, which raises Fenced, is called before each of these steps.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,15 +56,17 @@ def wanted_keep(history: History, said: Keep | None) -> Keep:
     return history.keep if said is None else said
 
 
-def add_to_history(storage: Storage, current: Manifest, kept: Kept, said: Keep | None) -> None:
+def add_to_history(
+    storage: Storage, current: Manifest, kept: Kept, said: Keep | None, lived: int, check: Callable[[], None]
+) -> None:
     """Note durably that the current generation is kept for its history once the next one is published; `kept` says how
-    it ends. Does nothing if nothing is to be kept. Raises OSError."""
-    history = read_history(storage, current)
+    it ends, and `lived` is as in `tidy_history`. Does nothing if nothing is to be kept. Raises OSError, or
+    Fenced."""
+    history = read_history(storage, current).aged(lived, time_now())
     keep = wanted_keep(history, said)
     if keep.seconds:
-        # A clock that was set back must not make what was kept later seem older than what was kept before.
-        since = max([kept.since, *(each.since for each in history.generations)])
-        generations = (*history.generations, replace(kept, since=since))[-MAX_ENTRIES:]
+        generations = (*history.generations, replace(kept, since=history.clock))[-MAX_ENTRIES:]
+        check()
         storage.publish(HISTORY, replace(history, keep=keep, generations=generations).encode())
 
 
@@ -70,39 +75,47 @@ def tidy_history(
     current: Manifest,
     said: Keep | None,
     names: Sequence[str],
+    check: Callable[[], None],
     size_of: Callable[[str], int] | None = None,
+    lived: int = 0,
 ) -> History:
-    """Strike off the list what is not to be kept any more, and return what is left of it. Raises OSError.
+    """Strike off the list what is not to be kept any more, and return what is left of it. Raises OSError, or Fenced.
+
+    `lived` are the seconds for which the writer has been open since it last said so: what is kept ages by them rather
+    than by a clock that may jump (`History.aged`).
 
     That is what is too old, what has lost its snapshot, and the oldest beyond the size (if `size_of`, which returns the
     size of a file, is given). The files are the caller's to remove. `names` are those of all files.
     """
     if HISTORY not in names and not (said and said.seconds):
         return History(current.backup_id, current.key)
-    history = read_history(storage, current)
-    keep, now = wanted_keep(history, said), time_now()
-    kept = [each for each in history.generations if now - each.since <= keep.seconds]
+    history = read_history(storage, current).aged(lived, time_now())
+    keep = wanted_keep(history, said)
+    kept = [each for each in history.generations if history.clock - each.since <= keep.seconds]
     kept = [each for each in kept if snapshot_name(each.manifest.generation) in names]
     if size_of is not None and kept:
         sizes = {name: size_of(name) for name in names if _is_of_history(name, kept, current)}
         while kept and sum(size for name, size in sizes.items() if _is_of_history(name, kept, current)) > keep.bytes:
             del kept[0]
-    left = replace(history, keep=keep, generations=tuple(kept) if keep.seconds else ())
+    clock = history.clock if kept else 0  # nothing has an age then, and no start needs to write the list again
+    left = replace(history, keep=keep, generations=tuple(kept) if keep.seconds else (), clock=clock)
     before = stored_history(storage)
     if keep.seconds:
         if before is None or _differs(before, left):
+            check()
             storage.publish(HISTORY, left.encode())
     elif before is not None:
+        check()
         storage.remove(HISTORY)
         storage.sync_names()
     return left
 
 
-def give_up_oldest(storage: Storage, current: Manifest) -> Kept | None:
+def give_up_oldest(storage: Storage, current: Manifest, check: Callable[[], None]) -> Kept | None:
     """Give up the oldest generation that is kept for its history, and return it; None if there is none.
 
     Its snapshot is removed first, then its other files: that frees space even where the disk is too full for a new
-    list, and an entry without its snapshot counts no more. `tidy_history` must follow. Raises OSError.
+    list, and an entry without its snapshot counts no more. `tidy_history` must follow. Raises OSError, or Fenced.
     """
     names = storage.names()
     if HISTORY not in names:
@@ -112,12 +125,14 @@ def give_up_oldest(storage: Storage, current: Manifest) -> Kept | None:
     if not there:
         return None
     oldest = there[0]
+    check()
     storage.remove(snapshot_name(oldest.manifest.generation))
     storage.sync_names()
     others = [each for each in (read_kept(storage, current), *there[1:]) if each is not None]
     for name in names:
         own = _is_of_history(name, [oldest], current) and not any(is_kept(name, each) for each in others)
         if own and name != snapshot_name(oldest.manifest.generation):
+            check()
             with suppress(FileNotFoundError):  # a fenced writer has removed it meanwhile
                 storage.remove(name)
     storage.sync_names()
@@ -162,10 +177,12 @@ def size_of(storage: Storage, name: str) -> int:
         return 0
 
 
-def remove_kept(storage: Storage, kept: Kept, history: History) -> None:
-    """Remove the kept generation's files, unless the history needs them, then the note. Raises OSError."""
+def remove_kept(storage: Storage, kept: Kept, history: History, check: Callable[[], None]) -> None:
+    """Remove the kept generation's files, unless the history needs them, then the note. Raises OSError, or Fenced."""
     for name in storage.names():
         if is_kept(name, kept) and not any(is_kept(name, each) for each in history.generations):
+            check()
             storage.remove(name)
+    check()
     storage.remove(KEPT)
     storage.sync_names()

@@ -167,15 +167,19 @@ def remove_obsolete_files(
             check()
             with suppress(FileNotFoundError):  # a fenced writer has renamed or removed it meanwhile
                 storage.remove(name)
-    remove_older(storage, manifest, names, tidy_history(storage, manifest, history, names))
+    remove_older(storage, manifest, names, tidy_history(storage, manifest, history, names, check), check)
 
 
-def remove_older(storage: Storage, manifest: Manifest, names: Sequence[str], history: History) -> None:
-    """Remove older generations that are not kept. Never removes a newer one, whichever writer made it."""
+def remove_older(
+    storage: Storage, manifest: Manifest, names: Sequence[str], history: History, check: Callable[[], None]
+) -> None:
+    """Remove older generations that are not kept. Never removes a newer one, whichever writer made it; and nothing once
+    `check` raises Fenced, as another writer may keep what this one does not."""
     kept = [each for each in (still_kept(storage, manifest), *history.generations) if each is not None]
     for name in names:
         older = _of_older_generation(name, manifest) or (manifest.key is not None and torn_earlier(name, manifest))
         if older and not any(is_kept(name, each) for each in kept):
+            check()
             with suppress(FileNotFoundError):  # a fenced writer has removed it meanwhile
                 storage.remove(name)
     remove_healed(storage, manifest.generation)

@@ -90,10 +90,11 @@ class Writer:
         self._space: Space | None = None  # as of the last call of `space`: a status must not wait for the destination
         self._trouble: str | None = None
         self._next_tidying = 0.0
+        self._aged = time.monotonic()
         self._closed = False
         self._history = 0
         """How many generations are kept for their history, as far as known."""
-        self._history_bytes = 0
+        self._history_bytes = self._history_oldest = 0
         self._measure(names)
 
     # The commit path
@@ -201,7 +202,7 @@ class Writer:
         first = self._segments.prepare()
         if new_key is None:
             ended = Kept(old, self._segments.current.index, position.data_version, time_now())
-            add_to_history(self.storage, old, ended, self._options.keep)
+            add_to_history(self.storage, old, ended, self._options.keep, self._lived(), self._fence.check)
         disagrees = source.data_version != position.data_version or still_kept(self.storage, old) is None
         if disagrees and new_key is None:  # a generation that everybody can read is not kept
             # A generation replaced only in doubt, at the same version, does not displace one that really disagreed.
@@ -241,19 +242,29 @@ class Writer:
         old, base = self.manifest, compacted.base
         self._fence.check()
         ended = Kept(old, compacted.first_segment, base.data_version, time_now(), base.sequence)
-        add_to_history(self.storage, old, ended, self._options.keep)
+        add_to_history(self.storage, old, ended, self._options.keep, self._lived(), self._fence.check)
         self._current.publish(
             compacted.generation, compacted.base, compacted.first_segment, COMPACTION, None, self.manifest.key
         )
-        self._tidy_history()
+        with suppress(Fenced):  # the generation is published; the next look at the marker says that it is in vain
+            self._tidy_history()
 
     def _tidy_history(self) -> None:
         """Remove what is not to be kept any more of earlier generations."""
         names = self.storage.names()
-        history = tidy_history(self.storage, self.manifest, self._options.keep, names, self._size_of)
-        remove_older(self.storage, self.manifest, names, history)
-        self._history = len(history.generations)
+        check = self._fence.check
+        history = tidy_history(
+            self.storage, self.manifest, self._options.keep, names, check, self._size_of, self._lived()
+        )
+        remove_older(self.storage, self.manifest, names, history, check)
+        self._history, self._history_oldest = len(history.generations), history.oldest
         self._history_bytes = history_bytes(history, self.manifest, names, self._size_of)
+
+    def _lived(self) -> int:
+        """Whole seconds since the last call, or since this writer was opened: what is kept ages by them."""
+        lived = int(time.monotonic() - self._aged)
+        self._aged += lived
+        return lived
 
     def give_up_history(self, free: int) -> None:
         """Remove generations that are kept for their history, the oldest first, until so many bytes are free.
@@ -267,8 +278,7 @@ class Writer:
         with self._slow:
             if self.failure is not None:
                 raise self.failure
-            self._fence.check()
-            oldest = give_up_oldest(self.storage, self.manifest)
+            oldest = give_up_oldest(self.storage, self.manifest, self._fence.check)
             self._history = 0 if oldest is None else self._history
             self._tidy_history()
         if oldest is not None:
@@ -358,10 +368,8 @@ class Writer:
                 return
             kept, history = read_kept(self.storage, self.manifest), read_history(self.storage, self.manifest)
             if kept is not None and is_over(kept):
-                self._fence.check()
-                remove_kept(self.storage, kept, history)
+                remove_kept(self.storage, kept, history, self._fence.check)
             if history.generations:
-                self._fence.check()
                 self._tidy_history()
 
     def note_node_id(self, node_id: str) -> None:
@@ -397,7 +405,8 @@ class Writer:
         """The sizes of the current generation; costs no I/O."""
         records = self.position.sequence - self.manifest.base.sequence
         segments = self._segments.bytes_since(self.manifest.first_segment)
-        return Sizes(self._snapshot_bytes, segments, records, self._history, self._history_bytes)
+        kept = self._history, self._history_bytes, self._history_oldest
+        return Sizes(self._snapshot_bytes, segments, records, *kept)
 
     def space(self) -> Space:
         """The space at the destination."""
