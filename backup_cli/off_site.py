@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from backends.errors import install_extra
-from backends.storage.s3.credentials import config_file, credentials_file
+from backends.storage.s3.credentials import usable_profiles
 from backends.text import shell_word
 from backends.urls import quote
 
@@ -26,7 +26,7 @@ _MAX_FILE = 256 << 10
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_])?")
 """A name that is shown and put into a URL. Any other (a pattern, a name with spaces) is passed over."""
 
-_SECTION = re.compile(r"\[\s*(?:profile\s+)?([^\]]*?)\s*\]\s*(?:[#;].*)?")
+_SECTION = re.compile(r"\[\s*([^\]]*?)\s*\]\s*(?:[#;].*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +126,10 @@ def ssh_hosts() -> Iterator[str]:
 
 
 def _aws_profiles() -> Iterator[Candidate]:
-    for path in (credentials_file(), config_file()):
-        for line in _lines(path):
-            section = _SECTION.fullmatch(line)
-            if section is not None and _NAME.fullmatch(section[1]):
-                option = "" if section[1] == "default" else f"?profile={section[1]}"
-                yield Candidate(section[1], f"s3://BUCKET/lightning.bkp{option}")
+    for name in usable_profiles():
+        if _NAME.fullmatch(name):
+            option = "" if name == "default" else f"?profile={name}"
+            yield Candidate(name, f"s3://BUCKET/lightning.bkp{option}")
 
 
 def _postgres_services() -> Iterator[Candidate]:

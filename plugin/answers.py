@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pyln.client.plugin import Request, RequestState, RpcException
+from plugin.pyln_client import Request, RequestState, RpcException
 
 
 def answer(request: Request, result: dict[str, Any]) -> None:

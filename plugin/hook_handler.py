@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyln.client import Plugin
-from pyln.client.plugin import Request
-
 from backends.node.sync_point import look
 from backends.text import one_line
 from plugin.at_start import Start
 from plugin.before_manifest import before_manifest
+from plugin.pyln_client import Plugin, Request
 
 if TYPE_CHECKING:
     from plugin.commit_gate import CommitGate

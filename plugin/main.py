@@ -15,13 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pyln.client import Plugin
-from pyln.client.plugin import Request
-
 from backends.text import unexpected
 from plugin.answers import answer, refuse
 from plugin.hook_handler import HookHandler
 from plugin.input import Input
+from plugin.pyln_client import Plugin, Request
 
 
 def register(plugin: Plugin, handler: HookHandler, calls: Input) -> None:

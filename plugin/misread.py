@@ -12,14 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pyln.client import Plugin
-from pyln.client.plugin import Request
-
 from backends import __version__
 from backends.change import VERSIONS
 from backends.text import printable
 from plugin.answers import refuse
 from plugin.input import Input
+from plugin.pyln_client import Plugin, Request
 
 _ID = re.compile(rb'[{,]\s*"id"\s*:\s*("(?:[^"\\\x00-\x1f]|\\.){1,200}"|[0-9]{1,18})')
 _METHOD = re.compile(rb'[{,]\s*"method"\s*:\s*"([a-z_-]{1,64})"')

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyln.client import LightningRpc
+from plugin.pyln_client import LightningRpc
 
 if TYPE_CHECKING:
     from backends.base import Report

@@ -12,6 +12,7 @@ from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.ciphertext import check_ciphertext
 from backends.node.directory import DEFAULT_DIRECTORY, database_path
+from backends.node.key_file import KEY_FILE
 from backends.node.lockfile import read_settings
 from backends.node.memory import Memory
 from backends.node.pairing import Identity, Pairing, Relation
@@ -19,7 +20,7 @@ from backends.node.present import end_of_backup, inspect_node, pair_at
 from backends.node.running import refuse_if_running
 from backends.sqlite.compare import Comparison
 from backends.system.scratch import scratch_directory, scratch_place
-from backends.text import counted
+from backends.text import counted, shell_line
 from backup_cli import as_owner
 from backup_cli.completing import offered_urls
 from backup_cli.consent.schema import accept_schema, demand_known_schema
@@ -108,6 +109,16 @@ def verify(
     _verify_one(urls[0], own, lightning_dir, scratch, accepted, key, as_json)
 
 
+def _refuse_if_running(node: Path, url: str) -> None:
+    """Refuse to compare with the database of a node that runs, and say how its backup is verified all the same."""
+    try:
+        refuse_if_running(node)
+    except BackupError as error:
+        key = ("--key-file", node / KEY_FILE) if (node / KEY_FILE).exists() else ()
+        alone = shell_line("backup-cli", "verify", *key, url)
+        raise BackupError(f"{error}. To verify the backup alone, beside the running node, type: {alone}") from error
+
+
 def _verify_one(
     url: str,
     own: Path | None,
@@ -122,7 +133,7 @@ def _verify_one(
     url, backup = existing_backup_as_owner(url) if database is None else existing_backup(url)
     as_owner.refuse_anothers(scratch)
     if database is not None:
-        refuse_if_running(database.parent)
+        _refuse_if_running(database.parent, url)
         if not database.exists():
             raise BackupError(f"there is no database at {database} to compare with; check --lightning-dir")
     places = [own] if own is not None else [] if database is None else [database.parent]

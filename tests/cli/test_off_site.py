@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from backends.errors import BackupError
+from backends.storage.s3.bucket import bucket_of
+from backends.storage.s3.credentials import credentials_for
 from backends.urls import parse_url
 from backup_cli import off_site as module
 from backup_cli.off_site import MAX_CANDIDATES, OffSite, off_site
 from tests.end_to_end.world import World, backup_cli
+
+KEYS = "aws_access_key_id = AKIASECRET\naws_secret_access_key = hidden\n"
 
 
 @pytest.fixture
@@ -57,8 +62,8 @@ def test_a_large_ssh_config_gives_a_bounded_number_of_candidates(home: Path) -> 
 
 
 def test_profiles_are_candidates_and_their_keys_are_not_read_out(home: Path, world: World) -> None:
-    write(home / ".aws" / "credentials", "[default]\naws_access_key_id = AKIASECRET\n[backup]\naws_secret = hidden\n")
-    write(home / ".aws" / "config", "[profile backup]\nregion = eu-1\n[profile other] # comment\n[sso session x]\n")
+    write(home / ".aws" / "credentials", f"[default]\n{KEYS}[backup]\n{KEYS}[-odd name]\n{KEYS}")
+    write(home / ".aws" / "config", f"[profile backup]\nregion = eu-1\n[profile other]\n{KEYS}[sso-session x]\n")
     assert urls("s3") == [
         "s3://BUCKET/lightning.bkp",
         "s3://BUCKET/lightning.bkp?profile=backup",
@@ -68,6 +73,38 @@ def test_profiles_are_candidates_and_their_keys_are_not_read_out(home: Path, wor
     assert said.code == 0
     assert "profile=backup" in said.out
     assert "AKIASECRET" not in said.text and "hidden" not in said.text
+
+
+def test_every_profile_that_is_offered_can_be_used_and_no_other_is(home: Path) -> None:
+    """One that gets its keys by a role or single sign-on was offered, and refused once it was typed."""
+    write(home / ".aws" / "credentials", f"[good]\n{KEYS}[half]\naws_access_key_id = AKIASECRET\n[empty]\n")
+    write(
+        home / ".aws" / "config",
+        f"[profile role]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = good\n[unprefixed]\n{KEYS}"
+        "[profile program]\ncredential_process = /bin/keys\n[profile half]\naws_secret_access_key = hidden\n",
+    )
+    assert urls("s3") == [f"s3://BUCKET/lightning.bkp?profile={name}" for name in ("good", "half")]
+    for name in ("good", "half", "empty", "role", "unprefixed", "program"):
+        bucket = bucket_of(parse_url(f"s3://bucket/lightning.bkp?profile={name}"))
+        if name in ("good", "half"):
+            assert credentials_for(bucket).secret == "hidden"
+        else:
+            with pytest.raises(BackupError, match=rf"profile '?{name}"):
+                credentials_for(bucket)
+
+
+@pytest.mark.parametrize("as_what", ["fifo", "unparsable", "large"])
+def test_credentials_that_cannot_be_understood_give_no_candidates(home: Path, as_what: str) -> None:
+    write(home / ".aws" / "config", f"[profile other]\n{KEYS}")
+    if as_what == "fifo":
+        os.mkfifo(home / ".aws" / "credentials")  # a plain open would wait for ever
+        assert urls("s3") == ["s3://BUCKET/lightning.bkp?profile=other"]
+    elif as_what == "unparsable":
+        write(home / ".aws" / "credentials", f"no section\n[good]\n{KEYS}")
+        assert urls("s3") == []
+    else:
+        write(home / ".aws" / "credentials", f"[good]\n{KEYS}" + "#" * (1 << 20))
+        assert urls("s3") == ["s3://BUCKET/lightning.bkp?profile=other"]
 
 
 def test_postgres_services_are_candidates_without_their_passwords(home: Path, world: World) -> None:

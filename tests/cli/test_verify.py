@@ -1,5 +1,6 @@
 """`backup-cli verify`: every kind of damage is found, and a difference to the node's own database is reported."""
 
+import shlex
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -126,7 +127,11 @@ def test_verify_accepts_dangling_rows_that_the_node_has_too(lived: World, histor
 
 def test_verify_against_a_missing_or_open_database_is_refused(lived: World) -> None:
     with running("import sqlite3; c = sqlite3.connect(a[0]); c.execute('SELECT * FROM vars')", lived.database):
-        assert_refused(verify(lived, "--lightning-dir", lived.directory), "in use: process")
+        refused = verify(lived, "--lightning-dir", lived.directory)
+        assert_refused(refused, r"in use: process .* To verify the backup alone, .* type: backup-cli verify ")
+        words = shlex.split(refused.err.strip().rpartition("type: backup-cli ")[2])
+        assert words[-1] == lived.url
+        assert backup_cli(*words).code == 0
     lived.database.unlink()
     assert_refused(verify(lived, "--lightning-dir", lived.directory), "there is no database at")
 

@@ -1,13 +1,18 @@
 """What a postgres:// URL may say, and what a person is told about it."""
 
 import re
+import socket
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import quote
 
 import pytest
 
 from backends import backup_at, place_at
+from backends.errors import Unreachable
 from backends.members.urls import new_name
 from backends.storage.postgres.address import Host, address_of
 from backends.urls import BadURL, parse_url
@@ -33,8 +38,10 @@ def test_url_names_servers_database_schema_and_backup() -> None:
     plain = address_of(parse_url("postgres://[fd00::1]:7000/lightning"))
     assert (plain.user, plain.schema, plain.backup, plain.single_server) == ("", "lightning_backup", "", False)
     assert str(plain) == "postgres://[fd00::1]:7000/lightning"
-    (socket,) = address_of(parse_url("postgres://%2Frun%2Fpostgresql/lightning")).hosts
-    assert (socket.is_socket, socket.is_here, str(socket)) == (True, True, "/run/postgresql")
+    (here,) = address_of(parse_url("postgres://%2Frun%2Fpostgresql/lightning")).hosts
+    assert (here.is_socket, here.is_here, str(here)) == (True, True, "/run/postgresql")
+    (other,) = address_of(parse_url("postgres://%2Frun%2Fpostgresql:5433/lightning")).hosts
+    assert (other.port, str(other)) == (5433, "/run/postgresql:5433")
 
 
 def test_url_with_single_server_is_shown_as_it_was_typed() -> None:
@@ -54,6 +61,10 @@ def test_url_with_single_server_is_shown_as_it_was_typed() -> None:
         ("postgres://db1.local:70000/lightning", "cannot be a server's name"),
         ("postgres://db1 local/lightning", "cannot be a server's name"),
         ("postgres://db1.local,/lightning", "cannot be a server's name"),
+        ("postgres://%2Frun%2Fpostgresql:0/lightning", "'0' after the socket's directory /run/postgresql cannot be"),
+        ("postgres://%2Frun%2Fpostgresql:65536/lightning", "a number from 1 to 65535"),
+        ("postgres://%2Frun%2Fpostgresql:sock/lightning", "'sock' after the socket's directory"),
+        (f"postgres://%2F{'d' * 100}/lightning", "may have 107 bytes"),
         (f"{BASE}?schema=a-b", "a schema's name"),
         (f"{BASE}?single-server=no", "has no value"),
         (f"{BASE}?sslmod=require", "there is no option 'sslmod'"),
@@ -117,6 +128,11 @@ def test_warnings_say_what_a_url_gives_up(url: str, words: list[str], tmp_path: 
             'connection to server at "127.0.0.1", port 1 failed: FATAL:  role "node" does not exist\n',
             'FATAL: role "node" does not exist',
         ),
+        (
+            'connection to server on socket "/run/.s.PGSQL.5432" failed: Connection refused\n\tIs the server running '
+            "locally and accepting connections on that socket?\n",
+            "Connection refused",
+        ),
         ('could not translate host name "nas" to address: Name or service not known\n', None),
     ],
 )
@@ -125,6 +141,29 @@ def test_what_libpq_says_of_a_connection_is_cut_down_to_its_reasons(text: str, r
     from backends.storage.postgres.connection import why_not_connected
 
     assert why_not_connected(text) == (reasons or text.strip())
+
+
+@pytest.mark.parametrize(
+    ("directory", "port", "why"),
+    [
+        ("nowhere", 5432, r"there is no directory .*/nowhere on this machine; .* often /run/postgresql"),
+        ("empty", 5432, r"no server's socket in .*/empty \(\.s\.PGSQL\.5432\): is the server running"),
+        ("run", 5433, r"no socket for port 5433 in .*/run, but one for 5432\. "),
+        ("run", 5434, r"\.s\.PGSQL\.5434 is not a socket"),
+        ("run/.s.PGSQL.5432", 5432, r"the directory of the socket, not the socket itself: .*/run\. "),
+        ("run", 5432, r": Connection refused\. "),
+    ],
+)
+def test_wrong_socket_is_a_sentence_at_once(directory: str, port: int, why: str) -> None:
+    with TemporaryDirectory(prefix="pg-", dir="/var/tmp") as top:  # a socket's path must be short
+        for name in ("empty", "run"):
+            Path(top, name).mkdir()
+        Path(top, "run", ".s.PGSQL.5434").write_text("")
+        with closing(socket.socket(socket.AF_UNIX)) as nobody:
+            nobody.bind(str(Path(top, "run", ".s.PGSQL.5432")))
+            place = place_at(f"postgres://{quote(str(Path(top, directory)), safe='')}:{port}/lightning")
+            with pytest.raises(Unreachable, match=why):
+                place.why_unwritable()
 
 
 def test_missing_psycopg_is_a_sentence_with_the_command_that_installs_it() -> None:

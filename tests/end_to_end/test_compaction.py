@@ -119,13 +119,16 @@ def test_compaction_leaves_last_changes_in_the_log_for_rolling_forward(lived: Wo
 
 
 def test_backup_stays_below_three_databases_and_64_mib_without_any_action(world: World, history: History) -> None:
-    """Three times the database and 64 MiB: 80 MiB of changes go into a database of one."""
+    """Three times the database and 64 MiB: 80 MiB of changes go into a database of one.
+
+    They come at 20 MB/s, many times what a node writes. At 50 MB/s, a compaction on a busy machine did not keep up.
+    """
     largest = 0
     with world.init().node() as node:
         node.play([history.first()])
         for _ in range(80):
             node.db_write(incompressible(history, MIB))
-            node.wire.listen(0.02)
+            node.wire.listen(0.05)
             largest = max(largest, total(world))
         wait(node, lambda: ended(node) == begun(node))
         assert ended(node) >= 1

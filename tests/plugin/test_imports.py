@@ -20,11 +20,22 @@ EXTRAS = {"s3": "obstore", "postgres": "psycopg"}
 """The package that each kind needs."""
 
 
-def of_off_site(imports: str) -> list[str]:
-    """The modules of destinations elsewhere among those that Python says it has imported (`-X importtime`)."""
+NEEDED_BY_NO_CALL = (
+    "pyln.client.gossmap", "pyln.proto", "pyln.spec", "cryptography", "coincurve", "bitstring", "socks",
+)  # fmt: skip
+"""What `import pyln.client` would load as well."""
+
+
+def of_these(modules: tuple[str, ...], imports: str) -> list[str]:
+    """Those modules and what is below them, as far as Python says it has imported them (`-X importtime`)."""
     names = {line.rpartition("|")[2].strip() for line in imports.splitlines() if line.startswith("import time:")}
     assert "backends.log.backup" in names
-    return sorted(name for name in names for one in OFF_SITE if name == one or name.startswith(f"{one}."))
+    return sorted(name for name in names for one in modules if name == one or name.startswith(f"{one}."))
+
+
+def of_off_site(imports: str) -> list[str]:
+    """The modules of destinations elsewhere that were imported."""
+    return of_these(OFF_SITE, imports)
 
 
 def test_node_with_local_members_loads_nothing_of_places_elsewhere(world: World, history: History) -> None:
@@ -35,6 +46,36 @@ def test_node_with_local_members_loads_nothing_of_places_elsewhere(world: World,
         assert node.rpc("backup-status", {})["health"] == "ok"
         node.stop()
         assert of_off_site(node.stderr) == []
+        assert of_these(NEEDED_BY_NO_CALL, node.stderr) == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "from pyln.client import Gossmap, Plugin as Same; assert Same is Plugin",
+        "import pyln.client; assert pyln.client.Gossmap and pyln.client.Plugin is Plugin",
+    ],
+)
+def test_rest_of_pyln_client_is_there_for_whoever_asks(asked: str) -> None:
+    said = spawned(sys.executable, "-c", f"from plugin.pyln_client import Plugin; {asked}")
+    assert (said.code, said.err) == (0, ""), said
+
+
+def test_pyln_client_whose_plugin_needs_the_package_is_imported_as_usual(tmp_path: Path) -> None:
+    """A later release may be built differently; a node's start must not depend on how."""
+    client = tmp_path / "pyln" / "client"
+    client.mkdir(parents=True)
+    (client / "__init__.py").write_text("LEVEL = 1\nfrom .lightning import LightningRpc\n")
+    (client / "lightning.py").write_text("from . import LEVEL\nclass LightningRpc: ...\n")
+    (client / "plugin.py").write_text(
+        "import pyln.client\nfrom .lightning import LightningRpc\npyln.client.LEVEL + 1\n"
+        "class Plugin: ...\nclass Request: ...\nclass RequestState: ...\nclass RpcException(Exception): ...\n"
+    )
+    said = spawned(
+        *(sys.executable, "-c", "from plugin.pyln_client import Plugin; print(Plugin.__module__)"),
+        environment={"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+    )
+    assert (said.code, said.out, said.err) == (0, "pyln.client.plugin\n", ""), said
 
 
 @pytest.mark.parametrize("words", [("status",), ("check-config",)])

@@ -152,7 +152,7 @@ class Writer:
             return
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
         # A ValueError means that no destination could hold the change, so it is not blamed on this one.
-        remedy = "Report this" if isinstance(error, ValueError) else "Fix that (space, disk, mount)"
+        remedy = "Report this" if isinstance(error, ValueError) else "Fix that (space, disk, mount, server)"
         self.failure = WriteFailed(
             f"the change could not be saved at {self.storage.describe()}: {reason}. lightningd has not committed it, "
             f"and everything up to version {self.position.data_version} is safe. {remedy}, then start the node again"

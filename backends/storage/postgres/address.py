@@ -1,9 +1,12 @@
 """What a postgres:// URL names: servers, a database, a schema, and the path of one backup in it."""
 
+import os
 import re
 from dataclasses import dataclass
 
 from backends.commit_timeout import commit_timeout_of
+from backends.storage.postgres.unix_socket import MAX_PATH, socket_path
+from backends.text import printable
 from backends.urls import BadURL, Destination
 
 DEFAULT_SCHEMA = "lightning_backup"
@@ -29,7 +32,7 @@ class Host:
 
     def __str__(self) -> str:
         shown = f"[{self.name}]" if ":" in self.name else self.name
-        return shown if self.port == _PORT or self.is_socket else f"{shown}:{self.port}"
+        return shown if self.port == _PORT else f"{shown}:{self.port}"
 
     @property
     def is_socket(self) -> bool:
@@ -66,10 +69,14 @@ class Address:
         """Whether TLS makes sure that the server is the one that is meant."""
         return dict(self.tls).get("sslmode") == "verify-full"
 
-    def connection_string(self, host: Host) -> bytes:
-        """What libpq needs to connect to one of the hosts. The password is not in it: libpq looks into ~/.pgpass."""
+    def connection_string(self, host: Host, addresses: tuple[str, ...] = ()) -> bytes:
+        """What libpq needs to connect to one of the hosts. The password is not in it: libpq looks into ~/.pgpass.
+
+        It tries the addresses one by one, and asks for that host's password and certificate at each. It resolves the
+        name itself if there are none.
+        """
         words = {
-            "host": host.name,
+            "host": ",".join([host.name] * max(1, len(addresses))),
             "port": str(host.port),
             "dbname": self.database,
             "application_name": "lightningd-backup",
@@ -81,6 +88,8 @@ class Address:
             "keepalives_count": "2",
             **dict(self.tls),
         }
+        if addresses:
+            words["hostaddr"] = ",".join(addresses)
         if self.user:
             words["user"] = self.user
         return " ".join(f"{key}={_quoted(value)}" for key, value in words.items()).encode(errors="surrogateescape")
@@ -131,9 +140,7 @@ def _user_and_hosts(destination: Destination) -> tuple[str, tuple[Host, ...]]:
 
 def _host(destination: Destination, text: str) -> Host:
     if text.startswith("/"):
-        directory, _, port = text.partition(":")
-        if port.isascii() and (port.isdigit() or not port):
-            return Host(directory, int(port or _PORT))
+        return _socket(destination, *text.partition(":")[::2])
     found = _HOST.fullmatch(text)
     if found is None or not 0 < int(found["port"] or _PORT) < 65536:
         raise BadURL(
@@ -141,6 +148,21 @@ def _host(destination: Destination, text: str) -> Host:
             "in brackets, like postgres://[fd00::1]:5432/lightning"
         )
     return Host(found["ipv6"] or found["name"], int(found["port"] or _PORT))
+
+
+def _socket(destination: Destination, directory: str, port: str) -> Host:
+    if port and (not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536):
+        raise BadURL(
+            f"{destination.shown}: {printable(port)!r} after the socket's directory {printable(directory)} cannot be a "
+            "server's port, a number from 1 to 65535; write it like postgres://%2Frun%2Fpostgresql:5433/lightning"
+        )
+    host = Host(directory, int(port or _PORT))
+    if len(os.fsencode(socket_path(host.name, host.port))) > MAX_PATH:
+        raise BadURL(
+            f"{destination.shown}: the path of a Unix socket may have {MAX_PATH} bytes, and "
+            f"{socket_path(host.name, host.port)} has more; use a shorter link to its directory, or localhost"
+        )
+    return host
 
 
 def _quoted(value: str) -> str:

@@ -17,12 +17,17 @@ from itertools import chain, repeat
 from backends.storage.postgres.address import Address, Host
 from backends.storage.postgres.connection import Answer, Connection, Statement
 from backends.storage.postgres.errors import Disconnected, NotNow, Unsafe
+from backends.storage.postgres.resolving import addresses_of
+from backends.storage.postgres.unix_socket import why_no_socket
 
 _FIRST_CONNECTION = 10.0
 """Seconds to wait for a server that has never answered: the URL is probably wrong."""
 
 _ONE_OF_SEVERAL = 3.0
 """Seconds to wait for one of several servers before the next one is tried."""
+
+_TO_RESOLVE = 6.0
+"""Seconds to wait for a server's address: after 5, the system asks the next name server."""
 
 _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds between rounds over all servers; the last value is used for all further ones."""
@@ -220,7 +225,8 @@ class Cluster:
 
     def _accepted(self, host: Host, until: float, check: Callable[[Session], None]) -> Session:
         limit = _ONE_OF_SEVERAL if len(self._address.hosts) > 1 else _FIRST_CONNECTION
-        session = self._reach(host, min(until, time.monotonic() + limit))
+        addresses = _addresses(host, min(until, time.monotonic() + _TO_RESOLVE))
+        session = self._reach(host, min(until, time.monotonic() + limit), addresses)
         try:
             self._accept(session, check)
         except BaseException:
@@ -232,9 +238,11 @@ class Cluster:
         """The servers, beginning with the one that was used last."""
         return sorted(self._address.hosts, key=lambda host: host != self._last)
 
-    def _reach(self, host: Host, until: float) -> Session:
+    def _reach(self, host: Host, until: float, addresses: tuple[str, ...] | None = None) -> Session:
         """A session with this server, as it has to be set, if it may be written to. Raises NotNow, Unsafe."""
-        connection = Connection(self._address.connection_string(host), until)
+        if addresses is None:
+            addresses = _addresses(host, until)
+        connection = Connection(self._address.connection_string(host, addresses), until)
         try:
             if connection.server_version < _OLDEST:
                 raise Unsafe(f"{host} runs PostgreSQL {connection.server_version // 10000}; 13 or newer is needed")
@@ -273,6 +281,16 @@ class Cluster:
         with self._lock:
             self.timeline = self._checked = max(timeline, self.timeline)
             self._last = session.host
+
+
+def _addresses(host: Host, until: float) -> tuple[str, ...]:
+    """What the host's name stands for; nothing for a Unix socket, which must be there. Raises NotNow."""
+    if not host.is_socket:
+        return addresses_of(host.name, until)
+    missing = why_no_socket(host.name, host.port)
+    if missing is not None:
+        raise NotNow(missing)
+    return ()
 
 
 def _facts(answer: Answer) -> Facts:

@@ -214,12 +214,15 @@ def _said(result: "pq.abc.PGresult") -> str:
 
 def why_not_connected(text: str) -> str:
     """The reasons in what libpq says of a connection that failed; which server it was is said by whoever asks."""
-    reasons = [_in_one_line(each).removesuffix(_ASKED_BACK).strip() for each in _ATTEMPT.split(text)]
+    reasons = [_ASKED_BACK.sub("", _in_one_line(each)).strip() for each in _ATTEMPT.split(text)]
     return "; ".join(dict.fromkeys(each for each in reasons if each))
 
 
 _ATTEMPT = re.compile(r"^connection to server (?:at|on) [^\n]{1,300}? failed: ", re.MULTILINE)
-_ASKED_BACK = "Is the server running on that host and accepting TCP/IP connections?"
+_ASKED_BACK = re.compile(
+    r"Is the server running (?:on that host and accepting TCP/IP connections|locally and accepting connections on that "
+    r"socket)\?$"
+)
 
 
 def _in_one_line(text: str) -> str:

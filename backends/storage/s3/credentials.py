@@ -23,6 +23,9 @@ _BY_LIBRARY = (
 )
 """Credentials in the environment that obstore uses itself."""
 
+_MAX_LISTED = 1 << 20
+"""Bytes of the largest file whose profiles are listed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
@@ -80,8 +83,8 @@ _LIBRARY = "the role of this machine or container"
 
 
 def _from_profile(name: str, settings: dict[str, str], region: str, endpoint: str, *, asked: bool) -> Credentials:
-    key_id, secret = settings.get("aws_access_key_id", ""), settings.get("aws_secret_access_key", "")
-    if key_id and secret:
+    if _has_keys(settings):
+        key_id, secret = settings["aws_access_key_id"], settings["aws_secret_access_key"]
         token = settings.get("aws_session_token", "")
         source = f"the profile {name} in {credentials_file()}"
         return Credentials(source, key_id, secret, token, region, endpoint, name if asked else "")
@@ -98,15 +101,35 @@ def _in_environment() -> bool:
     return any(os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", *_BY_LIBRARY))
 
 
+def usable_profiles() -> list[str]:
+    """The profiles that a URL may name: those that have keys. None of a file that cannot be read or understood."""
+    try:
+        config, keys = (  # a FIFO is passed over: opening it would wait
+            _sections(path) if path.is_file() and path.stat().st_size <= _MAX_LISTED else {}
+            for path in (config_file(), credentials_file())
+        )
+    except (BackupError, OSError):
+        return []
+    names = [*keys, *(section.removeprefix("profile ").strip() for section in config)]
+    return [name for name in dict.fromkeys(names) if _has_keys(_merged(config, keys, name) or {})]
+
+
+def _has_keys(settings: dict[str, str]) -> bool:
+    return bool(settings.get("aws_access_key_id") and settings.get("aws_secret_access_key"))
+
+
 def _profile(name: str) -> dict[str, str] | None:
     """What both files say of this profile; None if neither knows it."""
-    config = _sections(config_file())
+    return _merged(_sections(config_file()), _sections(credentials_file()), name)
+
+
+_Sections = dict[str, dict[str, str]]
+
+
+def _merged(config: _Sections, keys: _Sections, name: str) -> dict[str, str] | None:
     found = [
         each
-        for each in (
-            config.get(name if name == "default" else f"profile {name}"),
-            _sections(credentials_file()).get(name),
-        )
+        for each in (config.get(name if name == "default" else f"profile {name}"), keys.get(name))
         if each is not None
     ]
     if not found:
