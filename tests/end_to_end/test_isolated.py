@@ -131,7 +131,7 @@ def test_second_start_of_python_keeps_arguments_and_exit_code(lived: World, tmp_
     assert said.code != 0
     said = spawned(PLUGIN, environment={"PYTHONPATH": "/nowhere"}, directory=tmp_path)
     assert f"important-plugin={PLUGIN}" in said.out
-    assert said.code == 2
+    assert said.code == 0  # lightningd's plugin manager takes anything else for a broken plugin
 
 
 def test_python_is_started_again_only_if_pythonpath_is_set(tmp_path: Path) -> None:
