@@ -225,6 +225,6 @@ def refuse_living_writer(
         return
     why = "because of --take-over, " if living.sure else ""
     warn(
-        f"{living.words}; {why}{taking.node} goes on in its place: make sure that the other one is off, and stays off "
+        f"{living.words}; {why}{taking.node} goes on in its place: the other one must be off, and stay off "
         f"({TWO_NODES})"
     )

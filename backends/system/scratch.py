@@ -44,8 +44,13 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
         scratch.make()
         yield scratch.path
     finally:
-        with deferred():
-            scratch.remove()
+        try:
+            with deferred():
+                scratch.remove()
+        except KeyboardInterrupt:  # it may have come in the few instructions before it was deferred
+            with deferred():
+                scratch.remove()
+            raise
 
 
 def scratch_place() -> Path:
@@ -85,7 +90,7 @@ def _remove_if_left_over(above: int, name: str, directory: int) -> None:
 
 
 class _Scratch:
-    """One scratch directory. `remove` works whether or not the directory was made."""
+    """One scratch directory. `remove` works whether or not the directory was made, or removed already."""
 
     def __init__(self, parent: Path) -> None:
         self._above: int | None = None
@@ -145,7 +150,9 @@ class _Scratch:
                 _empty(self._directory, _DEEPEST)
             if self._above is not None:
                 os.rmdir(self._name, dir_fd=self._above)
-        for descriptor in (self._lock, self._directory, self._above):
+        descriptors = self._lock, self._directory, self._above
+        self._lock = self._directory = self._above = None
+        for descriptor in descriptors:
             if descriptor is not None:
                 os.close(descriptor)
         self._above = self._directory = self._lock = None

@@ -23,6 +23,7 @@ class ServerOfOneBackup:
 
     def __init__(self, root: Path, answer: Answer) -> None:
         self._root, self._answer = root, answer
+        self.sent = 0
 
     def connect(self, *_: object) -> "ServerOfOneBackup":
         """Takes the place of a connection's constructor."""
@@ -33,6 +34,7 @@ class ServerOfOneBackup:
 
     def call(self, program: int, version: int, procedure: int, arguments: bytes, until: float) -> Unpacker:
         """Answers like `Connection.call`."""
+        self.sent += 1
         question = Unpacker(arguments)
         if program == _PORTMAP:
             asked, honest = "portmap", number(2049)

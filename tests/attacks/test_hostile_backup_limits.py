@@ -350,7 +350,7 @@ def test_file_that_the_child_process_did_not_make_properly_is_not_published(
         "state_version": 1, "node_id": None, "is_lightningd": True, "empty": False, "data_version": 1, "changes": 1,
         "last_time": 0, "foreign_keys": True, "torn": None, "end_unverified": None, "bytes": 4096,
         "unknown": {"objects": [], "count": 0, "checksum": ""}, "generation": 1,
-        "stored": 1, "sequence": 1, "checksum": 0, "violations": [],
+        "stored": 1, "sequence": 1, "checksum": 0, "violations": [], "all_checked": True,
     }  # fmt: skip
     child = (
         "import json, os, sys\n"
