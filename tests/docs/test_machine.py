@@ -34,7 +34,7 @@ ENABLED = "Created symlink … → …"
 
 
 def test_each_page_with_machine_blocks_has_a_test() -> None:
-    read = re.findall(r'reading\("(.+?)"', Path(__file__).read_text())
+    read = re.findall(r'(?:reading\(|\[?\()"([\w/.-]+\.md)"', Path(__file__).read_text())
     assert sorted(read) == sorted(name(path) for path in PAGES if read_page(path).blocks)
 
 
@@ -147,11 +147,12 @@ def test_commands_of_the_development_page_work_on_a_machine(tmp_path: Path) -> N
         reader.run(TMPDIR="/var/tmp")
 
 
-def test_commands_of_the_page_on_buckets_work_on_a_machine(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("page", "package"), [("docs/s3.md", "obstore"), ("docs/postgres.md", "psycopg")])
+def test_commands_of_a_page_on_an_extra_package_work_on_a_machine(tmp_path: Path, page: str, package: str) -> None:
     need("python3")
-    with reading("docs/s3.md", tmp_path) as reader:
+    with reading(page, tmp_path) as reader:
         reader.machine.must("python3 -m venv ~/lightningd-backup")
-        reader.run(network=True, then="~/lightningd-backup/bin/python -c 'import obstore'")
+        reader.run(network=True, then=f"~/lightningd-backup/bin/python -c 'import {package}'")
 
 
 def test_commands_of_the_btrfs_raid1_readme_work_on_a_machine(tmp_path: Path) -> None:
