@@ -4,6 +4,7 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
@@ -51,7 +52,13 @@ def _told(seconds: int) -> PointInTime:
     return PointInTime(seconds, f"{local:%Y-%m-%d %H:%M:%S %z} (this machine's time zone)")
 
 
-class TimeParameter(click.ParamType[PointInTime]):
+if TYPE_CHECKING:
+    _Parameter = click.ParamType[PointInTime]
+else:
+    _Parameter = click.ParamType  # has no parameter of its own in click 8.2
+
+
+class TimeParameter(_Parameter):
     """An option whose value is a point in time."""
 
     name = "time"
