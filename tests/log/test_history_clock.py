@@ -104,6 +104,7 @@ def test_time_without_a_writer_is_caught_up_at_double_speed(
     assert generations(node.backup()) == []
 
 
+@pytest.mark.plain_unless_told  # it writes a plain list by hand
 def test_list_of_the_first_release_with_keep_has_no_clock_and_is_read(
     new: Callable[[LogOptions], Node], clock: WallClock
 ) -> None:

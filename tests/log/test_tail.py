@@ -142,6 +142,7 @@ def test_news_are_read_without_what_was_read_before(tmp_path: Path) -> None:
     assert len(follower.got) == 302
 
 
+@pytest.mark.plain_unless_told  # it writes a plain record by hand
 def test_take_over_is_noticed_and_what_the_fenced_writer_adds_does_not_count(tmp_path: Path) -> None:
     """It takes the last segment over by a rename: the old file is still open here, and its writer may still append."""
     node = new_node(tmp_path)
@@ -245,6 +246,7 @@ def test_follower_ahead_of_a_backup_that_was_set_back_says_so(tmp_path: Path) ->
     assert raised.value.ahead and raised.value.end.data_version == 0
 
 
+@pytest.mark.plain_unless_told  # it writes a plain record by hand
 def test_record_that_is_being_written_is_left_alone_until_it_is_whole(tmp_path: Path) -> None:
     node = new_node(tmp_path)
     follower = follower_of(node)
