@@ -155,7 +155,6 @@ class _Scratch:
         for descriptor in descriptors:
             if descriptor is not None:
                 os.close(descriptor)
-        self._above = self._directory = self._lock = None
 
 
 def _empty(directory: int, deepest: int) -> None:
