@@ -121,8 +121,10 @@ class Backup:
         """The bytes that are stored for the history alone."""
         with self._reaching():
             manifest = read_manifest(self.storage)
-            history = read_history(self.storage, manifest)
-            return history_bytes(history, manifest, self.storage.names(), partial(size_of, self.storage))
+            return self._bytes_of(read_history(self.storage, manifest), manifest)
+
+    def _bytes_of(self, history: History, manifest: Manifest) -> int:
+        return history_bytes(history, manifest, self.storage.names(), partial(size_of, self.storage))
 
     def read_held(self, kept: Kept) -> Reader:
         """Open a generation that is kept for reading. Raises Damaged."""
@@ -146,8 +148,8 @@ class Backup:
         with self.read() as reader, self._reaching():
             known = read_damage(self.storage, reader.manifest.generation)
             kept = read_history(self.storage, reader.manifest)
-            history = (len(kept.generations), self.history_bytes() if kept.generations else 0, kept.oldest)
-            return status_of_files(url, reader, self.space(), known, history)
+            taken = self._bytes_of(kept, reader.manifest) if kept.generations else 0
+            return status_of_files(url, reader, self.space(), known, (len(kept.generations), taken, kept.oldest))
 
     def space(self) -> Space:
         """The space at the destination."""
