@@ -43,10 +43,29 @@ def read_history(storage: Storage, current: Manifest) -> History:
     It is ignored if it cannot be read or is not about this backup; and so are its generations if they are not earlier
     ones, or are from before the backup was encrypted.
     """
-    none = History(current.backup_id, current.key)
     try:
-        history = History.decode(storage.read_small(HISTORY))
-    except (FileNotFoundError, BackupError):
+        stored = stored_history(storage)
+    except BackupError:
+        stored = None
+    return history_in(stored, current)
+
+
+def stored_history(storage: Storage) -> bytes | None:
+    """The bytes of the list of these generations; None if there is none. Raises OSError."""
+    try:
+        return storage.read_small(HISTORY)
+    except FileNotFoundError:
+        return None
+
+
+def history_in(stored: bytes | None, current: Manifest) -> History:
+    """As `read_history`, from what `stored_history` has returned."""
+    none = History(current.backup_id, current.key)
+    if stored is None:
+        return none
+    try:
+        history = History.decode(stored)
+    except BackupError:
         return none
     if history.backup_id != current.backup_id:
         return none

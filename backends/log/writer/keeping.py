@@ -21,7 +21,7 @@ from backends.keep import Keep
 from backends.log.format.documents import KEPT, Kept, Manifest
 from backends.log.format.history import HISTORY, MAX_ENTRIES, History
 from backends.log.format.records import segment_index, snapshot_name, time_now
-from backends.log.reader.kept import is_kept, is_over, read_history, read_kept
+from backends.log.reader.kept import history_in, is_kept, is_over, read_history, read_kept, stored_history
 from backends.storage.base import Storage
 
 
@@ -41,14 +41,6 @@ def still_kept(storage: Storage, current: Manifest) -> Kept | None:
     with suppress(FileNotFoundError):
         storage.remove(KEPT)
     return None
-
-
-def stored_history(storage: Storage) -> bytes | None:
-    """The bytes of the document; None if there is none. Raises OSError."""
-    try:
-        return storage.read_small(HISTORY)
-    except FileNotFoundError:
-        return None
 
 
 def wanted_keep(history: History, said: Keep | None) -> Keep:
@@ -89,7 +81,8 @@ def tidy_history(
     """
     if HISTORY not in names and not (said and said.seconds):
         return History(current.backup_id, current.key)
-    history = read_history(storage, current).aged(lived, time_now())
+    before = stored_history(storage)
+    history = history_in(before, current).aged(lived, time_now())
     keep = wanted_keep(history, said)
     kept = [each for each in history.generations if history.clock - each.since <= keep.seconds]
     kept = [each for each in kept if snapshot_name(each.manifest.generation) in names]
@@ -99,7 +92,6 @@ def tidy_history(
             del kept[0]
     clock = history.clock if kept else 0  # nothing has an age then, and no start needs to write the list again
     left = replace(history, keep=keep, generations=tuple(kept) if keep.seconds else (), clock=clock)
-    before = stored_history(storage)
     if keep.seconds:
         if before is None or _differs(before, left):
             check()
