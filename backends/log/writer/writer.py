@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 
 from backends.base import Announce, Position, Report, Sizes, SnapshotSource
 from backends.change import MAX_CHANGE, Change, foreign_keys_setting
@@ -252,14 +253,12 @@ class Writer:
 
     def _tidy_history(self) -> None:
         """Remove what is not to be kept any more of earlier generations."""
-        names = self.storage.names()
-        check = self._fence.check
-        history = tidy_history(
-            self.storage, self.manifest, self._options.keep, names, check, self._size_of, self._lived()
-        )
+        names, check = self.storage.names(), self._fence.check
+        size_of = cache(self._size_of)  # each size is needed twice, and may take a round trip
+        history = tidy_history(self.storage, self.manifest, self._options.keep, names, check, size_of, self._lived())
         remove_older(self.storage, self.manifest, names, history, check)
         self._history, self._history_oldest = len(history.generations), history.oldest
-        self._history_bytes = history_bytes(history, self.manifest, names, self._size_of)
+        self._history_bytes = history_bytes(history, self.manifest, names, size_of)
 
     def _lived(self) -> int:
         """Whole seconds since the last call, or since this writer was opened: what is kept ages by them."""
