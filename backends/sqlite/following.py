@@ -225,8 +225,6 @@ def _of_the_copy(error: Exception, path: Path) -> BackupError | None:
 def mark_copy(path: Path, checksum: int) -> DatabaseState:
     """Make a database that was just rebuilt a copy that follows a backup: it holds the change of the record with this
     checksum. Durable when this returns. Returns its state. Raises BackupError."""
-    _refuse_link(path)
-    _writable(path)
     state = _set(path, FOLLOWING, checksum)
     path.chmod(READ_ONLY_MODE)
     return state
@@ -237,12 +235,12 @@ def release_copy(path: Path) -> DatabaseState:
 
     Durable when this returns. Raises BackupError.
     """
-    _refuse_link(path)
-    _writable(path)
     return _set(path, 0, 0)
 
 
 def _set(path: Path, application_id: int, user_version: int) -> DatabaseState:
+    _refuse_link(path)
+    _writable(path)
     try:
         with closing(connect(path, READ_WRITE)) as connection:
             # Once the file has another name, a journal that a power cut brings back would not be found any more.
