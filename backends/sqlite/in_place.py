@@ -47,7 +47,7 @@ def in_place(database: Path, *, beside: bool) -> Iterator[SnapshotSource | None]
         connection = held.enter_context(opened(database, READ_WRITE))
         run(connection, "BEGIN")
         run(connection, "SELECT count(*) FROM sqlite_schema")
-        size = _pages(connection)
+        size = _size(connection)
         if os.pread(descriptor, 20, 0)[_FORMAT_VERSIONS] == _WAL or os.fstat(descriptor).st_size != size:
             yield None
             return
@@ -68,7 +68,7 @@ def _opened(database: Path, held: ExitStack) -> int:
     return descriptor
 
 
-def _pages(connection: apsw.Connection) -> int:
+def _size(connection: apsw.Connection) -> int:
     """Bytes of the database."""
     (count,), (size,) = (one_row(connection, f"PRAGMA {name}") or (0,) for name in ("page_count", "page_size"))
     return int(str(count)) * int(str(size))
