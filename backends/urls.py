@@ -107,6 +107,11 @@ def unquote(text: str) -> str:
     return _unquote(text, errors="surrogateescape")
 
 
+def is_port(text: str) -> bool:
+    """Whether this is the number of a port."""
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536
+
+
 _NO_HOST = "its server's name cannot be one (an IPv6 address is in brackets)"
 _NO_OPTIONS = "what follows the ? must be NAME=VALUE, with & between two of them"
 """Instead of Python's own texts, which quote parts of the URL: they may be a password."""

@@ -63,6 +63,7 @@ def test_url_with_single_server_is_shown_as_it_was_typed() -> None:
         ("postgres://db1.local,/lightning", "cannot be a server's name"),
         ("postgres://%2Frun%2Fpostgresql:0/lightning", "'0' after the socket's directory /run/postgresql cannot be"),
         ("postgres://%2Frun%2Fpostgresql:65536/lightning", "a number from 1 to 65535"),
+        ("postgres://%2Frun%2Fpostgresql:00000999999/lightning", "a number from 1 to 65535"),
         ("postgres://%2Frun%2Fpostgresql:sock/lightning", "'sock' after the socket's directory"),
         (f"postgres://%2F{'d' * 100}/lightning", "may have 107 bytes"),
         (f"{BASE}?schema=a-b", "a schema's name"),

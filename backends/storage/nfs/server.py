@@ -8,7 +8,7 @@ from backends.storage.nfs.protocol import Protocol
 from backends.storage.nfs.rpc import Identity, Refused
 from backends.storage.nfs.version3 import Ports, Version3
 from backends.storage.nfs.version41 import Version41
-from backends.urls import BadURL, Destination
+from backends.urls import BadURL, Destination, is_port
 
 _PORT = 2049
 _OPTIONS = ("version", "nfsport", "mountport", "uid", "gid", "noresvport", "timeout")
@@ -96,11 +96,7 @@ def _host_and_port(destination: Destination) -> tuple[str, int | None]:
     else:
         inside, _, port = host.partition(":")
         bracket = "]"
-    if (
-        not _may_be_a_host(inside)
-        or not bracket
-        or (port and not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536))
-    ):
+    if not _may_be_a_host(inside) or not bracket or (port and not is_port(port)):
         raise BadURL(
             f"{destination.shown}: {destination.shown_host!r} cannot be a server's name; write it like "
             "nfs://nas.local/export/lightning.bkp, and an IPv6 address in brackets, like nfs://[fd00::1]/export/lightning.bkp"

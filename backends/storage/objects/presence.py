@@ -25,9 +25,7 @@ class Presence:
 
     def exists(self) -> bool:
         """Whether there is a backup, or one that is being made. What is read for that is not read again at once."""
-        there = self._files.foresee(MANIFEST) or self._find_marker()
-        self._marked = self._marked and there
-        return there
+        return self._files.foresee(MANIFEST) or self._find_marker()
 
     def make(self) -> None:
         """Begin a backup here. Raises FileExistsError if there is one already."""

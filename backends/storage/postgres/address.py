@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from backends.commit_timeout import commit_timeout_of
 from backends.storage.postgres.unix_socket import MAX_PATH, socket_path
 from backends.text import printable
-from backends.urls import BadURL, Destination
+from backends.urls import BadURL, Destination, is_port
 
 DEFAULT_SCHEMA = "lightning_backup"
 
@@ -151,7 +151,7 @@ def _host(destination: Destination, text: str) -> Host:
 
 
 def _socket(destination: Destination, directory: str, port: str) -> Host:
-    if port and (not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536):
+    if port and not is_port(port):
         raise BadURL(
             f"{destination.shown}: {printable(port)!r} after the socket's directory {printable(directory)} cannot be a "
             "server's port, a number from 1 to 65535; write it like postgres://%2Frun%2Fpostgresql:5433/lightning"

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from backends.commit_timeout import commit_timeout_of
 from backends.text import shell_line
-from backends.urls import BadURL, Destination, quote
+from backends.urls import BadURL, Destination, is_port, quote
 
 _OPTIONS = ("timeout", "config")
 _HOST = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9_.-]+)?")
@@ -99,7 +99,7 @@ def _host_and_port(destination: Destination, where: str) -> tuple[str, int | Non
         port = rest.removeprefix(":")
     else:
         host, _, port = where.partition(":")
-    if port and not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
+    if port and not is_port(port):
         raise BadURL(
             f"{destination.shown}: {port!r} is no port; write it like sftp://user@server.example:2222/srv/lightning.bkp"
         )

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from backends.storage.channel import Disconnected, Malformed, Refused
+from backends.storage.channel import Disconnected, Malformed
 from backends.storage.sftp.address import Address
 from backends.storage.sftp.logins import Logins
 from backends.storage.sftp.packets import MAX_PACKET, Kind, Unpacker, head, number
@@ -35,8 +35,8 @@ Answer = tuple[int, Unpacker]
 class Connection:
     """One session of SFTP; `until` is when (time.monotonic) to give up connecting. Raises Disconnected, Refused."""
 
-    def __init__(self, address: Address, until: float, logins: Logins | None = None) -> None:
-        self._address, self._logins = address, logins or Logins()
+    def __init__(self, address: Address, until: float, logins: Logins) -> None:
+        self._address, self._logins = address, logins
         self.parts_sent = 0
         """How many parts of requests may have been sent."""
         self._next = 0
@@ -45,20 +45,13 @@ class Connection:
         self._ignored: set[int] = set()
         self._postponed: list[bytes] = []
         self._ended = False
-        self._logins.begin()
-        try:
+        with logins.attempt():
             self._ssh = SshProcess(address, until)
             try:
                 self.extensions = self._begin(until)
             except BaseException:
                 self._ssh.end()
                 raise
-        except Refused:
-            raise
-        except BaseException:
-            self._logins.fail()
-            raise
-        self._logins.succeed()
 
     @property
     def software(self) -> str:

@@ -8,6 +8,8 @@ account together.
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from backends.storage.channel import Refused
 
@@ -23,6 +25,19 @@ class Logins:
         self._refused: Refused | None = None
         self._pauses = 0
         """How many pauses there have been since the server last let this process in."""
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Log in within the block. Raises Refused, with the last refusal, if it is too early for that."""
+        self.begin()
+        try:
+            yield
+        except Refused:
+            raise
+        except BaseException:
+            self.fail()
+            raise
+        self.succeed()
 
     def begin(self) -> None:
         """A log-in is about to be tried. Raises Refused, with the last refusal, if it is too early for that."""

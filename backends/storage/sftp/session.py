@@ -51,7 +51,7 @@ class SyncFailed(OSError):
 class Session:
     """A session with the server at this address; `until` is when (time.monotonic) to give up making it."""
 
-    def __init__(self, address: Address, until: float, logins: Logins | None = None) -> None:
+    def __init__(self, address: Address, until: float, logins: Logins) -> None:
         self.until = until
         self.address, self._logins = address, logins
         self.connection = Connection(address, until, logins)
