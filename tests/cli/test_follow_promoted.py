@@ -16,9 +16,10 @@ from backends.node.hand_over import hand_over
 from backup_cli.following import promotion
 from backup_cli.following.copy_directory import CopyDirectory
 from tests.cli.cli_asserts import assert_refused
+from tests.cli.following import once, promote
 from tests.cli.several import KILLED, dying, failing, killed
 from tests.end_to_end.db_compare import compared, differences, everything
-from tests.end_to_end.world import Said, World, backup_cli, snapshots_taken, tree
+from tests.end_to_end.world import World, backup_cli, snapshots_taken, tree
 from tests.fake_lightningd import History, Refused
 from tests.log.histories import CAMPAIGN, silent
 
@@ -26,23 +27,11 @@ pytestmark = pytest.mark.usefixtures("jobs_here")
 
 
 @pytest.fixture
-def warm(tmp_path: Path) -> Path:
-    """The directory of the node that is to be."""
-    path = tmp_path / "warm"
-    path.mkdir(mode=0o700)
-    return path
-
-
-@pytest.fixture
 def followed(lived: World, history: History, warm: Path) -> World:
     """A node with a copy that lacks its last three changes."""
-    assert backup_cli("follow", "--once", *lived.key_options, lived.url, warm).code == 0
+    assert once(lived, warm).code == 0
     lived.run(history.notes(3))
     return lived
-
-
-def promote(world: World, warm: Path, *options: object) -> Said:
-    return backup_cli("follow", "--promote", *world.key_options, *options, world.url, warm)
 
 
 def assert_goes_on(world: World, warm: Path, history: History) -> None:
