@@ -204,24 +204,15 @@ def test_every_command_in_the_directory_of_a_promotion_that_was_cut_off_says_to_
     assert "cut off" not in backup_cli("check-config", "--lightning-dir", warm).text
 
 
-def test_dry_run_does_not_promise_to_finish_with_a_database_that_changed_since(
+def test_promotion_that_was_cut_off_is_neither_promised_nor_finished_with_a_database_that_changed_since(
     followed: World, warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(promotion, "hand_over", dying(hand_over, 1))
         assert killed(lambda: promote(followed, warm))
     os.utime(warm / "lightningd.sqlite3")
-    assert_refused(promote(followed, warm, "--dry-run"), "is not the file that an earlier promotion")
-
-
-def test_promotion_that_was_cut_off_is_not_finished_with_a_database_that_changed_since(
-    followed: World, warm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(promotion, "hand_over", dying(hand_over, 1))
-        assert killed(lambda: promote(followed, warm))
-    os.utime(warm / "lightningd.sqlite3")
-    assert_refused(promote(followed, warm), "is not the file that an earlier promotion")
+    for options in (("--dry-run",), ()):
+        assert_refused(promote(followed, warm, *options), "is not the file that an earlier promotion")
 
 
 def test_changes_that_reach_the_backup_before_the_fence_are_promoted(
