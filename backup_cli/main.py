@@ -70,6 +70,10 @@ COMMANDS = {
 """What is typed for each command → its module in `commands/`, and its name there."""
 
 
+_COMPLETING = "_BACKUP_CLI_COMPLETE"
+"""The variable by which a shell asks for completions: then each command is imported when one of its words is wanted."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code. Every error is shown as one sentence; a traceback is a bug."""
     _load(sys.argv[1:] if arguments is None else arguments)
@@ -91,6 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _load(typed: list[str]) -> None:
     """Import what was typed, or for an overview all commands, while Ctrl-C still ends the process without a word."""
+    if typed == ["--version"] or _COMPLETING in os.environ:
+        return
     context = click.Context(cli)
     for name in [word for word in typed if word in COMMANDS][:1] or COMMANDS:
         cli.get_command(context, name)
@@ -163,6 +169,9 @@ def _tell_stop() -> int:
 
 def _tell_usage(error: click.ClickException) -> None:
     """Show a usage error as click does, but through `say`: click repeats what was typed or pasted without escaping."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # its message is the help, of many lines
+        say(*error.format_message().splitlines())
+        return
     if isinstance(error, click.UsageError) and error.ctx is not None:
         option = max(error.ctx.help_option_names, key=len)
         say(*error.ctx.get_usage().splitlines(), f"Try '{error.ctx.command_path} {option}' for help.", "")

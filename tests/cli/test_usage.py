@@ -64,6 +64,10 @@ def test_wrong_arguments_are_usage_errors(arguments: tuple[str, ...]) -> None:
     assert "Usage: " in said.text or "Error: " in said.err
 
 
+def test_backup_cli_alone_prints_the_overview() -> None:
+    assert backup_cli().err == backup_cli("--help").out
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
