@@ -40,6 +40,14 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def warm(tmp_path: Path) -> Path:
+    """An empty directory: a copy that follows a backup is kept there, and the node that is to be starts there."""
+    path = tmp_path / "warm"
+    path.mkdir(mode=0o700)
+    return path
+
+
+@pytest.fixture
 def jobs_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a command leaves to a process with limits is done in this one, which takes a fraction of the time."""
 

@@ -20,11 +20,12 @@ from backends.node.key_file import KEY_FILE
 from backup_cli.following.sources import followed_at
 from tests.cli.cli_asserts import assert_refused
 from tests.cli.encrypted import Safe
+from tests.cli.following import once
 from tests.cli.several import document_of, init_several, url_of
 from tests.end_to_end.corruption import flip, segment
 from tests.end_to_end.db_compare import compared, everything
 from tests.end_to_end.following import Follower
-from tests.end_to_end.world import Said, World, backup_cli, command, spawned, tree
+from tests.end_to_end.world import World, backup_cli, command, spawned, tree
 from tests.fake_lightningd import History
 from tests.fake_lightningd.calls import bump
 from tests.log.histories import silent
@@ -34,12 +35,8 @@ pytestmark = pytest.mark.usefixtures("jobs_here")
 
 @pytest.fixture
 def warm(tmp_path: Path) -> Path:
-    """Where the copy is kept."""
+    """Where the copy is kept; the command makes it."""
     return tmp_path / "warm"
-
-
-def once(world: World, warm: Path, *options: object) -> Said:
-    return backup_cli("follow", "--once", *world.key_options, *options, world.url, warm)
 
 
 def followed(world: World, warm: Path, *options: object) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from backends.node.hand_over import hand_over
 from backup_cli.following import promotion
 from backup_cli.following.copy_directory import CopyDirectory
 from tests.cli.cli_asserts import assert_refused
+from tests.cli.following import once, promote
 from tests.cli.several import KILLED, dying, failing, killed
 from tests.end_to_end.db_compare import compared, differences, everything
-from tests.end_to_end.world import Said, World, backup_cli, snapshots_taken, tree
+from tests.end_to_end.world import World, backup_cli, snapshots_taken, tree
 from tests.fake_lightningd import History, Refused
 from tests.log.histories import CAMPAIGN, silent
 
@@ -26,23 +27,11 @@ pytestmark = pytest.mark.usefixtures("jobs_here")
 
 
 @pytest.fixture
-def warm(tmp_path: Path) -> Path:
-    """The directory of the node that is to be."""
-    path = tmp_path / "warm"
-    path.mkdir(mode=0o700)
-    return path
-
-
-@pytest.fixture
 def followed(lived: World, history: History, warm: Path) -> World:
     """A node with a copy that lacks its last three changes."""
-    assert backup_cli("follow", "--once", *lived.key_options, lived.url, warm).code == 0
+    assert once(lived, warm).code == 0
     lived.run(history.notes(3))
     return lived
-
-
-def promote(world: World, warm: Path, *options: object) -> Said:
-    return backup_cli("follow", "--promote", *world.key_options, *options, world.url, warm)
 
 
 def assert_goes_on(world: World, warm: Path, history: History) -> None:
@@ -215,24 +204,15 @@ def test_every_command_in_the_directory_of_a_promotion_that_was_cut_off_says_to_
     assert "cut off" not in backup_cli("check-config", "--lightning-dir", warm).text
 
 
-def test_dry_run_does_not_promise_to_finish_with_a_database_that_changed_since(
+def test_promotion_that_was_cut_off_is_neither_promised_nor_finished_with_a_database_that_changed_since(
     followed: World, warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(promotion, "hand_over", dying(hand_over, 1))
         assert killed(lambda: promote(followed, warm))
     os.utime(warm / "lightningd.sqlite3")
-    assert_refused(promote(followed, warm, "--dry-run"), "is not the file that an earlier promotion")
-
-
-def test_promotion_that_was_cut_off_is_not_finished_with_a_database_that_changed_since(
-    followed: World, warm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(promotion, "hand_over", dying(hand_over, 1))
-        assert killed(lambda: promote(followed, warm))
-    os.utime(warm / "lightningd.sqlite3")
-    assert_refused(promote(followed, warm), "is not the file that an earlier promotion")
+    for options in (("--dry-run",), ()):
+        assert_refused(promote(followed, warm, *options), "is not the file that an earlier promotion")
 
 
 def test_changes_that_reach_the_backup_before_the_fence_are_promoted(

@@ -19,19 +19,13 @@ from backup_cli.following.copy_directory import CopyDirectory
 from backup_cli.following.figures import Figures, write_figures
 from backup_cli.following.keeper import _check_in
 from tests.cli.cli_asserts import assert_refused
+from tests.cli.following import once
 from tests.end_to_end.db_compare import compared, everything
-from tests.end_to_end.world import Said, World, backup_cli, tree
+from tests.end_to_end.following import version_of
+from tests.end_to_end.world import World, tree
 from tests.fake_lightningd import History
 
 pytestmark = pytest.mark.usefixtures("jobs_here")
-
-
-@pytest.fixture
-def warm(tmp_path: Path) -> Path:
-    """Where the copy is kept."""
-    path = tmp_path / "warm"
-    path.mkdir(mode=0o700)
-    return path
 
 
 @pytest.fixture
@@ -42,10 +36,6 @@ def other(tmp_path: Path) -> World:
     history = History()
     world.run([history.first(), *history.notes(20)])
     return world
-
-
-def once(world: World, warm: Path) -> Said:
-    return backup_cli("follow", "--once", *world.key_options, world.url, warm)
 
 
 # What lies in DEST
@@ -190,8 +180,7 @@ def test_change_that_only_the_fenced_writer_has_is_not_in_a_copy_that_is_built_m
     monkeypatch.setattr(building, "rebuild_backup", read_before)
     said = once(lived, warm)
     assert said.code == 0, said
-    (number,) = [row[3] for row in everything(warm / COPY)["vars"] if "data_version" in str(row)]
-    assert int(number) == lived.version - 1
+    assert version_of(warm / COPY) == lived.version - 1
 
 
 # Clocks, and checks

@@ -21,12 +21,16 @@ NAME = "lightningd-backup"
 
 @pytest.fixture
 def wrapper(tmp_path: Path) -> Path:
-    """What reckless leaves: the sources, and the wrapper beside them. The environment is that of these tests."""
+    """What reckless leaves: the sources, and the wrapper beside them. The environment is that of these tests.
+
+    The sources are copied with their bytecode, which would be made again for each test: without what another process is
+    just writing.
+    """
     place = tmp_path / "reckless" / NAME
     source = place / "source" / NAME
     source.mkdir(parents=True)
     for package in ("backends", "backup_cli", "plugin"):
-        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("*.pyc.*"))
     shutil.copy(ROOT / f"{NAME}.py", source)
     path = place / f"{NAME}.py"
     path.write_text(

@@ -9,12 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import psutil
 import pytest
 
+from backends import place_at
+from backends.storage.sftp.storage import SftpStorage
 from tests.destinations.tools import free_ports, need, run, start, wait_until
 
 _SSHD = "/usr/sbin/sshd"  # it must be called by its full path
@@ -130,6 +132,26 @@ class SftpServer(ABC):
             self._process.wait()
             self._process = None
         psutil.wait_procs(every, timeout=10)
+
+
+_Server = TypeVar("_Server", bound=SftpServer)
+
+
+@contextmanager
+def running(server: _Server) -> Iterator[_Server]:
+    """Start a server, and kill it after the block."""
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def storage_at(url: str) -> SftpStorage:
+    """The place at an sftp:// URL, without a backup that uses it."""
+    storage = place_at(url).storage
+    assert isinstance(storage, SftpStorage)
+    return storage
 
 
 def _connections_of(pid: int) -> list[Any]:

@@ -7,6 +7,7 @@ import pytest
 
 from backends.node.following import COPY
 from tests.cli.conftest import jobs_here
+from tests.cli.following import once, promote
 from tests.destinations.conftest import WorldAt
 from tests.destinations.places import Places
 from tests.end_to_end.db_compare import compared, everything
@@ -28,13 +29,13 @@ def test_copy_follows_a_backup_off_site_across_a_compaction_and_is_promoted(
     warm = world.root / "warm"
     world.run([history.first(), *history.notes(3)])
     for built, calls in ((True, 3), (False, 4)):
-        said = backup_cli("follow", "--once", "--json", *world.key_options, world.url, warm)
+        said = once(world, warm, "--json")
         assert said.code == 0, said
         assert json.loads(said.out)["built"] is built
         assert compared(everything(warm / COPY), everything(world.database)) == []
         world.run(history.notes(calls))
         assert backup_cli("compact", *world.key_options, world.url).code == 0
-    said = backup_cli("follow", "--promote", "--json", *world.key_options, world.url, warm)
+    said = promote(world, warm, "--json")
     assert said.code == 0, said
     with pytest.raises(Refused, match="another node"):
         world.run(history.notes(1))

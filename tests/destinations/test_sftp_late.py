@@ -14,7 +14,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backends import place_at
 from backends.errors import BackupError, Fenced
 from backends.storage import deadline
 from backends.storage.base import FileFenced, Storage
@@ -23,7 +22,7 @@ from backends.storage.sftp.session import Session
 from backends.storage.sftp.storage import SftpStorage
 from tests.destinations.places import Places
 from tests.destinations.second_writer import created, notes, opener
-from tests.destinations.sftp_servers import OpenSsh, SftpServer, frozen
+from tests.destinations.sftp_servers import OpenSsh, SftpServer, frozen, storage_at
 from tests.destinations.tools import wait_until
 from tests.fake_lightningd.calls import History
 from tests.log.histories import change, noise, silent
@@ -52,12 +51,6 @@ def storage(url: str) -> SftpStorage:
     made = storage_at(url)
     made.make()
     return made
-
-
-def storage_at(url: str) -> SftpStorage:
-    storage = place_at(url).storage
-    assert isinstance(storage, SftpStorage)
-    return storage
 
 
 def elsewhere(url: str) -> SftpStorage:

@@ -3,17 +3,17 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from backends import place_at
+from backends.storage.base import WriteHandle
 from backends.storage.channel import Refused
 from backends.storage.sftp import logins
 from backends.storage.sftp.logins import Logins
 from backends.storage.sftp.storage import SftpStorage
-from tests.destinations.sftp_servers import OpenSsh
+from tests.destinations.sftp_servers import OpenSsh, running, storage_at
 from tests.destinations.tools import run, wait_until
 
 TIMEOUT = 20
@@ -22,16 +22,13 @@ TEN_MINUTES = 600
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[OpenSsh]:
-    server = OpenSsh(tmp_path)
-    server.start()
-    yield server
-    server.kill()
+    with running(OpenSsh(tmp_path)) as server:
+        yield server
 
 
 @pytest.fixture
 def storage(server: OpenSsh) -> SftpStorage:
-    storage = place_at(server.url("lightning.bkp", timeout=str(TIMEOUT))).storage
-    assert isinstance(storage, SftpStorage)
+    storage = storage_at(server.url("lightning.bkp", timeout=str(TIMEOUT)))
     storage.make()
     return storage
 
@@ -49,6 +46,19 @@ def _lock_out_by_host_key(server: OpenSsh) -> None:
     server.known.write_text(f"[127.0.0.1]:{server.port} {(server.directory / 'other.pub').read_text()}")
 
 
+@contextmanager
+def _locked_out_writer(
+    server: OpenSsh, storage: SftpStorage, lock_out: Callable[[OpenSsh], None]
+) -> Iterator[WriteHandle]:
+    """A file with a first record, whose server has ended all sessions and lets nobody in any more."""
+    with closing(storage.create("segment-1")) as handle:
+        handle.write_durably(0, b"first ")
+        lock_out(server)
+        server.drop_sessions()
+        wait_until(lambda: server.sessions() == [], "the end of the sessions")
+        yield handle
+
+
 @pytest.mark.parametrize(
     ("lock_out", "said"),
     [(_lock_out_by_key, "accepts no key of this user"), (_lock_out_by_host_key, "another host key than before")],
@@ -62,11 +72,7 @@ def test_writer_that_is_let_in_no_more_tries_a_few_times_and_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(logins, "_PAUSES", (0.5, 1.0, 600.0))
-    with closing(storage.create("segment-1")) as handle:
-        handle.write_durably(0, b"first ")
-        lock_out(server)
-        server.drop_sessions()
-        wait_until(lambda: server.sessions() == [], "the end of the sessions")
+    with _locked_out_writer(server, storage, lock_out) as handle:
         before, began = _attempts(server), time.monotonic()
         with pytest.raises(TimeoutError, match=said):
             handle.write_durably(6, b"second")
@@ -82,11 +88,7 @@ def test_writer_that_is_let_in_again_goes_on(
 ) -> None:
     monkeypatch.setattr(logins, "_PAUSES", (1.0, 600.0))
     key = (server.directory / "user.pub").read_text()
-    with closing(storage.create("segment-1")) as handle:
-        handle.write_durably(0, b"first ")
-        _lock_out_by_key(server)
-        server.drop_sessions()
-        wait_until(lambda: server.sessions() == [], "the end of the sessions")
+    with _locked_out_writer(server, storage, _lock_out_by_key) as handle:
         before, began = _attempts(server), time.monotonic()
 
         def let_in() -> None:

@@ -16,7 +16,7 @@ from backends import backup_at, place_at
 from tests.destinations.conftest import WorldAt
 from tests.destinations.places import Places
 from tests.destinations.second_writer import SMALL_SEGMENTS, created, disturb, opener
-from tests.destinations.sftp_servers import OpenSsh, SftpServer, frozen
+from tests.destinations.sftp_servers import OpenSsh, SftpServer, frozen, running
 from tests.end_to_end.crash import Death, Life
 from tests.end_to_end.world import backup_cli, said_at
 from tests.fake_lightningd import History, Moment, Refused, Victim
@@ -38,10 +38,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[OpenSsh]:
     """A server of this test's own."""
-    server = OpenSsh(tmp_path)
-    server.start()
-    yield server
-    server.kill()
+    with running(OpenSsh(tmp_path)) as server:
+        yield server
 
 
 @LONG

@@ -17,6 +17,7 @@ from backends.storage.sftp.packets import MAX_PACKET, Attributes, Failure, Kind,
 from backends.storage.sftp.sentences import why_it_failed
 from backends.storage.sftp.session import Session
 from backends.storage.sftp.storage import SftpStorage
+from tests.destinations.sftp_servers import storage_at
 
 SSH = Path(__file__).with_name("scripted_sftp.py")
 
@@ -37,9 +38,7 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
         program.write_text(f"#!/bin/sh\nexec {sys.executable} {SSH} {answers} {end}\n")
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        storage = place_at(f"sftp://scripted-{os.urandom(4).hex()}/srv/lightning.bkp?timeout={timeout}").storage
-        assert isinstance(storage, SftpStorage)
-        return storage
+        return storage_at(f"sftp://scripted-{os.urandom(4).hex()}/srv/lightning.bkp?timeout={timeout}")
 
     return make
 

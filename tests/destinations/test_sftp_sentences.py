@@ -14,7 +14,7 @@ from backends.storage.base import WriteHandle
 from backends.storage.sftp.storage import SftpStorage
 from backends.urls import BadURL
 from tests.destinations.conftest import WorldAt
-from tests.destinations.sftp_servers import OpenSsh, Proftpd, SftpServer
+from tests.destinations.sftp_servers import OpenSsh, Proftpd, SftpServer, storage_at
 from tests.destinations.tools import run
 from tests.end_to_end.world import backup_cli
 from tests.fake_lightningd import History, Refused
@@ -48,12 +48,6 @@ def said_by(url: str) -> str:
     assert "Nothing that was saved is lost" in str(caught.value)
     assert str(caught.value).isascii()
     return str(caught.value)
-
-
-def storage_at(url: str) -> SftpStorage:
-    storage = place_at(url).storage
-    assert isinstance(storage, SftpStorage)
-    return storage
 
 
 # Logging in

@@ -13,7 +13,7 @@ from backends.storage.channel import Disconnected
 from backends.storage.sftp.packets import Failure
 from backends.storage.sftp.session import Session, SyncFailed
 from backends.storage.sftp.storage import SftpStorage
-from tests.destinations.sftp_servers import OpenSsh
+from tests.destinations.sftp_servers import OpenSsh, running, storage_at
 from tests.destinations.test_sftp_sentences import SFTP_SERVER
 
 _TRACED = re.compile(r'^(?:debug1: request \d+: )?(write|fsync|fstat|posix-rename)(?: old)? "([^"]*)"', re.MULTILINE)
@@ -22,16 +22,13 @@ _TRACED = re.compile(r'^(?:debug1: request \d+: )?(write|fsync|fstat|posix-renam
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[OpenSsh]:
     """A server that writes down what it carries out, in this order."""
-    server = OpenSsh(tmp_path, subsystem=f"{SFTP_SERVER} -l DEBUG3 -e 2>>{tmp_path}/trace")
-    server.start()
-    yield server
-    server.kill()
+    with running(OpenSsh(tmp_path, subsystem=f"{SFTP_SERVER} -l DEBUG3 -e 2>>{tmp_path}/trace")) as server:
+        yield server
 
 
 @pytest.fixture
 def storage(server: OpenSsh) -> SftpStorage:
-    storage = place_at(server.url("lightning.bkp")).storage
-    assert isinstance(storage, SftpStorage)
+    storage = storage_at(server.url("lightning.bkp"))
     storage.make()
     return storage
 

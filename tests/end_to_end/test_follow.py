@@ -12,6 +12,7 @@ import pytest
 from backends import backup_at
 from backends.confined.work import rebuild_backup
 from backends.following.follower import Ended, Order, follow
+from tests.cli.following import once, promote
 from tests.end_to_end.db_compare import compared, differences, everything
 from tests.end_to_end.following import VICTIMS, Follower, Shadow, Stream, check_look, following, kill
 from tests.end_to_end.recordings import RECORDINGS, Recording
@@ -85,9 +86,9 @@ def test_promotion_at_a_random_moment_loses_nothing_and_stops_the_other_node(see
             follower.kill(chance.choice((2, 9)))
         (world.backup / "lock").unlink()
         time.sleep(chance.uniform(0, 0.3))
-        refused = backup_cli("follow", "--promote", *world.key_options, world.url, follower.directory)
+        refused = promote(world, follower.directory)
         assert refused.code == 1 and "--take-over" in refused.err, refused
-        said = backup_cli("follow", "--promote", "--take-over", *world.key_options, world.url, follower.directory)
+        said = promote(world, follower.directory, "--take-over")
         assert said.code == 0, said
         until = time.monotonic() + 20
         while stream.refused is None:
@@ -113,7 +114,7 @@ def test_node_starts_on_no_copy_that_was_not_promoted(world: World) -> None:
     with stream:
         stream.wait_for(10)
     directory = world.root / "warm"
-    assert backup_cli("follow", "--once", *world.key_options, world.url, directory).code == 0
+    assert once(world, directory).code == 0
     world.database.unlink()
     (directory / "following.sqlite3").rename(world.database)
     world.database.chmod(0o600)
@@ -136,7 +137,7 @@ def test_change_that_a_crash_kept_from_being_committed_is_in_copy_and_node(world
         node.ask(call)
         node.die(Victim.BOTH)
         raise AssertionError("stop here")
-    assert backup_cli("follow", "--once", *world.key_options, world.url, directory).code == 0
+    assert once(world, directory).code == 0
     world.run([stream.history.note("the next one")])
-    assert backup_cli("follow", "--once", *world.key_options, world.url, directory).code == 0
+    assert once(world, directory).code == 0
     assert compared(everything(directory / "following.sqlite3"), everything(world.database)) == []

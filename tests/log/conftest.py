@@ -1,7 +1,7 @@
 """Fixtures with backups to test, and log options small enough to reach every case quickly."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,8 @@ from backends.log.writer.writer import Writer
 from backends.storage.local import LocalStorage
 from tests.fake_lightningd.calls import fresh_schema
 from tests.log.destinations import DESTINATIONS, Maker
-from tests.log.histories import change, database, silent, source
+from tests.log.histories import Node, change, database, silent, source
+from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +55,12 @@ def tiny(readers_do_not_wait: None) -> LogOptions:
 def options(request: pytest.FixtureRequest) -> LogOptions:
     """The options of the fixture that the test asks for: `tiny`, `small`, or the default."""
     return TINY if "tiny" in request.fixturenames else SMALL if "small" in request.fixturenames else DEFAULT_OPTIONS
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Callable[[LogOptions], Node]:
+    """A new node, on a disk of its own."""
+    return lambda options: Node(SimulatedStorage(SimulatedDisk()), tmp_path, options=options)
 
 
 @pytest.fixture(params=DESTINATIONS)

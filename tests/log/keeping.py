@@ -34,11 +34,17 @@ def noted(node: Node, count: int) -> None:
         node.writer.maintain()
 
 
-def lived(node: Node, compactions: int = 3) -> Node:
-    """The node has a backup, and after each dozen changes came a compaction."""
+def begun(node: Node) -> Node:
+    """The node has a backup, at version 1."""
     node.create()
     node.open()
     node.append(node.history.first())
+    return node
+
+
+def lived(node: Node, compactions: int = 3) -> Node:
+    """The node has a backup, and after each dozen changes came a compaction."""
+    begun(node)
     for _ in range(compactions):
         noted(node, 12)
         node.compact()

@@ -18,24 +18,17 @@ from tests.log.conftest import DATABASE, SMALL
 from tests.log.corruption import files_in, flipped
 from tests.log.destinations import Maker
 from tests.log.histories import Node, backup_in, changes, silent, source
-from tests.log.keeping import MONTH, generations, lived, noted, reachable
+from tests.log.keeping import MONTH, begun, generations, lived, noted, reachable
 from tests.log.model import contents
 from tests.storage.simulated import PowerCut, SimulatedDisk, SimulatedStorage
 
 pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
-
 NOTHING = replace(SMALL, keep=Keep(0, 0))
 
 
-@pytest.fixture
-def new(tmp_path: Path) -> Callable[[LogOptions], Node]:
-    """A new node, on a disk of its own."""
-    return lambda options: Node(SimulatedStorage(SimulatedDisk()), tmp_path, options=options)
-
-
-def test_power_cut_at_every_step_of_giving_up_lists_nothing_half(tmp_path: Path) -> None:
-    node = lived(Node(SimulatedStorage(SimulatedDisk()), tmp_path, options=MONTH))
+def test_power_cut_at_every_step_of_giving_up_lists_nothing_half(new: Callable[[LogOptions], Node]) -> None:
+    node = lived(new(MONTH))
     node.close()
     files, whole, rng = files_in(node.storage), node.now.version, random.Random(7)
     for step in range(1, 200):
@@ -75,10 +68,7 @@ def test_compaction_writes_no_byte_more_to_keep_a_generation_than_its_list(
 ) -> None:
     written = {}
     for options in (SMALL, MONTH):
-        node = new(options)
-        node.create()
-        node.open()
-        node.append(node.history.first())
+        node = begun(new(options))
         noted(node, 12)
         before = node.storage.space().free
         kept = sum(len(data) for data in files_in(node.storage).values())
@@ -89,8 +79,8 @@ def test_compaction_writes_no_byte_more_to_keep_a_generation_than_its_list(
     assert written[True] < written[False] + 2048
 
 
-def test_generation_that_a_snapshot_replaced_is_kept_too(writer_of: Callable[..., Node]) -> None:
-    node = writer_of(MONTH)
+def test_generation_that_a_snapshot_replaced_is_kept_too(new: Callable[[LogOptions], Node]) -> None:
+    node = begun(new(MONTH))
     noted(node, 4)
     node.snapshot()
     noted(node, 2)
@@ -99,20 +89,6 @@ def test_generation_that_a_snapshot_replaced_is_kept_too(writer_of: Callable[...
     kept = node.backup().kept()
     assert kept is not None and kept.manifest.generation == 1
     assert sorted(set(reachable(node.backup()))) == list(range(node.now.version + 1))
-
-
-@pytest.fixture
-def writer_of(new: Callable[[LogOptions], Node]) -> Callable[[LogOptions], Node]:
-    """A node at version 1."""
-
-    def made(options: LogOptions) -> Node:
-        node = new(options)
-        node.create()
-        node.open()
-        node.append(node.history.first())
-        return node
-
-    return made
 
 
 def test_the_oldest_go_when_the_size_is_exceeded(new: Callable[[LogOptions], Node]) -> None:
@@ -164,11 +140,10 @@ def test_damaged_list_stops_nothing(new: Callable[[LogOptions], Node]) -> None:
 
 
 def test_power_cut_at_every_step_of_keeping_and_removing_loses_nothing_newer_and_lists_nothing_half(
-    tmp_path: Path,
+    new: Callable[[LogOptions], Node], tmp_path: Path
 ) -> None:
     """The third compaction keeps the third generation and, for want of space, gives up the first."""
-    node = Node(SimulatedStorage(SimulatedDisk()), tmp_path, options=MONTH)
-    lived(node, 2)
+    node = lived(new(MONTH), 2)
     most = node.backup().history_bytes()
     noted(node, 9)
     node.close()

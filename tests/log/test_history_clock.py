@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,6 @@ from backends.log.writer.options import LogOptions
 from tests.log.histories import Node
 from tests.log.keeping import MONTH, generations, lived, reachable
 from tests.log.model import contents
-from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
 pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
@@ -26,12 +24,6 @@ class WallClock:
     """A clock that a test sets, in seconds since 1970."""
 
     now: int
-
-
-@pytest.fixture
-def new(tmp_path: Path) -> Callable[[LogOptions], Node]:
-    """A new node, on a disk of its own."""
-    return lambda options: Node(SimulatedStorage(SimulatedDisk()), tmp_path, options=options)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from backends.errors import Fenced
 from backends.keep import Keep
 from backends.log.format.history import HISTORY
 from backends.log.format.records import segment_index, snapshot_generation
+from backends.log.writer.options import LogOptions
 from backends.log.writer.writer import Writer
 from tests.log.conftest import SMALL
 from tests.log.corruption import files_in
@@ -65,9 +66,12 @@ def gives_up(writer: Writer, scratch: Path) -> None:
 
 @pytest.mark.parametrize("work", [keeps_and_prunes, gives_up])
 def test_rival_takes_over_after_any_step_and_its_history_is_left_alone(
-    work: Callable[[Writer, Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    work: Callable[[Writer, Path], None],
+    new: Callable[[LogOptions], Node],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    node = lived(Node(SimulatedStorage(SimulatedDisk()), tmp_path, options=MONTH))
+    node = lived(new(MONTH))
     most = node.backup().history_bytes() // 2
     noted(node, 9)
     node.close()

@@ -1,17 +1,13 @@
 """Generations that are kept for their history, at each member of a backup."""
 
-from dataclasses import replace
 from pathlib import Path
 
-from backends.keep import Keep
 from backends.log.backup import Backup
 from backends.members.files import copy_backup, differences, make_equal
-from tests.log.conftest import SMALL
-from tests.log.histories import Node, backup_in, noise
+from tests.log.histories import Node, backup_in
+from tests.log.keeping import MONTH, begun, noted
 from tests.log.model import contents
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
-
-MONTH = replace(SMALL, keep=Keep(30 * 86400, 1 << 30))
 
 
 def kept(backup: Backup) -> list[tuple[int, int, int]]:
@@ -26,9 +22,7 @@ def kept(backup: Backup) -> list[tuple[int, int, int]]:
 
 def live(node: Node, compactions: int) -> None:
     for _ in range(compactions):
-        for seed in range(12):
-            node.note(noise(900, seed))
-            node.writer.maintain()
+        noted(node, 12)
         node.compact()
 
 
@@ -38,9 +32,7 @@ def test_members_hold_the_same_history_after_each_way_of_catching_up(tmp_path: P
         SimulatedStorage(SimulatedDisk()),
         SimulatedStorage(SimulatedDisk()),
     )
-    node.create()
-    node.open()
-    node.append(node.history.first())
+    begun(node)
     live(node, 1)
     copy_backup(node.storage, behind)
     live(node, 2)

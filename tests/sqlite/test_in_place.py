@@ -52,7 +52,7 @@ def test_hot_journal_is_rolled_back_first(database: Path) -> None:
     child = os.fork()
     if child == 0:
         writer = apsw.Connection(str(database))
-        writer.execute("PRAGMA cache_size = 5; BEGIN; UPDATE large SET x = randomblob(700)")
+        writer.execute("PRAGMA cache_size = 50; BEGIN; UPDATE large SET x = randomblob(700)")
         os._exit(0)
     os.waitpid(child, 0)
     assert database.with_name("db-journal").exists()

@@ -102,6 +102,13 @@ def test_file_that_was_replaced_is_read_anew(command: Process, ours: Process) ->
     assert text(command) == content(5)
 
 
+@pytest.fixture
+def gaps_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object that is missing between others is taken for lost at once."""
+    monkeypatch.setattr("backends.storage.objects.chain._PAUSE", 0.0)
+
+
+@pytest.mark.usefixtures("gaps_are_not_waited_for")
 def test_object_that_goes_before_it_was_read_is_missed(command: Process, ours: Process, world: ObjectWorld) -> None:
     segment(ours, 10).close()
     command.storage.open("segment").close()  # lists it, reads nothing
@@ -111,8 +118,8 @@ def test_object_that_goes_before_it_was_read_is_missed(command: Process, ours: P
         text(command)
 
 
-def test_gap_is_not_kept(command: Process, ours: Process, world: ObjectWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backends.storage.objects.chain._PAUSE", 0.0)
+@pytest.mark.usefixtures("gaps_are_not_waited_for")
+def test_gap_is_not_kept(command: Process, ours: Process, world: ObjectWorld) -> None:
     segment(ours, 10).close()
     victim = sorted(key for key in world.objects if key.startswith("data/"))[4]
     gone = world.objects.pop(victim)
