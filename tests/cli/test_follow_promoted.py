@@ -12,9 +12,9 @@ from backends import backup_at
 from backends.change import DATABASE_HEADER, Change, is_following
 from backends.errors import BackupError
 from backends.node.following import COPY, NOTE
-from backends.node.hand_over import hand_over
 from backup_cli.following import promotion
 from backup_cli.following.copy_directory import CopyDirectory
+from backup_cli.restore_members import Source
 from tests.cli.cli_asserts import assert_refused
 from tests.cli.several import KILLED, dying, failing, killed
 from tests.end_to_end.db_compare import compared, differences, everything
@@ -158,7 +158,7 @@ STEPS: dict[str, tuple[object, str]] = {
     "before the node's files": (promotion, "put_back"),
     "before it is renamed": (Path, "rename"),
     "after it was renamed": (promotion, "set_old_lock_aside"),
-    "before backup.lock": (promotion, "hand_over"),
+    "before backup.lock": (Source, "hand_over"),
     "before the note goes": (CopyDirectory, "remove_note"),
 }
 
@@ -193,13 +193,14 @@ def test_promotion_killed_between_its_steps_is_repeated(
     assert_goes_on(followed, warm, history)
 
 
-@pytest.mark.parametrize("step", ["put_back", "set_old_lock_aside", "hand_over"])
+@pytest.mark.parametrize("step", ["before the node's files", "after it was renamed", "before backup.lock"])
 def test_every_command_in_the_directory_of_a_promotion_that_was_cut_off_says_to_repeat_it(
     step: str, followed: World, warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One said that the directory is a node's own, and one that the file is to be moved away."""
+    place, name = STEPS[step]
     with monkeypatch.context() as patched:
-        patched.setattr(promotion, step, dying(getattr(promotion, step), 1))
+        patched.setattr(place, name, dying(getattr(place, name), 1))
         assert killed(lambda: promote(followed, warm))
     renamed = (warm / "lightningd.sqlite3").exists()
     said = promote(followed, warm, "--dry-run")
@@ -219,7 +220,7 @@ def test_dry_run_does_not_promise_to_finish_with_a_database_that_changed_since(
     followed: World, warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(promotion, "hand_over", dying(hand_over, 1))
+        patched.setattr(Source, "hand_over", dying(Source.hand_over, 1))
         assert killed(lambda: promote(followed, warm))
     os.utime(warm / "lightningd.sqlite3")
     assert_refused(promote(followed, warm, "--dry-run"), "is not the file that an earlier promotion")
@@ -229,7 +230,7 @@ def test_promotion_that_was_cut_off_is_not_finished_with_a_database_that_changed
     followed: World, warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(promotion, "hand_over", dying(hand_over, 1))
+        patched.setattr(Source, "hand_over", dying(Source.hand_over, 1))
         assert killed(lambda: promote(followed, warm))
     os.utime(warm / "lightningd.sqlite3")
     assert_refused(promote(followed, warm), "is not the file that an earlier promotion")
