@@ -11,19 +11,21 @@ from pathlib import Path
 import click
 
 from backends import backup_at
+from backends.base import Position
 from backends.errors import BackupError, Damaged, Unrestorable
 from backends.log.backup import Backup
 from backends.log.format.members import MEMBERS, Member, OutOfSync
 from backends.log.format.records import time_now
 from backends.members.adopting import note_of
 from backends.members.consent import Choice, choose
+from backends.node.hand_over import hand_over
 from backends.node.lockfile import DEFAULT_GRACE, Settings, read_settings
 from backends.node.members_note import MembersNote
 from backends.text import counted
 from backup_cli.console import say, warn
 from backup_cli.members_read import Read, read_members
 from backup_cli.new_members import mount_points
-from backup_cli.options import existing_backup
+from backup_cli.options import existing_backup, lock_steps
 from backup_cli.seen_members import has_members
 from backup_cli.waiting import answered
 
@@ -51,6 +53,20 @@ class Source:
         """This backup and the other members that hold the newest state, each after its URL."""
         others = [] if self.members is None else [self.members.urls[name] for name in self.members.in_sync]
         return [(self.url, self.backup), *((url, backup_at(url)) for url in others if url != self.url)]
+
+    def hand_over(self, directory: Path, position: Position | None) -> None:
+        """Have the node in `directory` go on with this backup. `position` is where its database stands, None as long as
+        there is none. Raises OSError or BackupError."""
+        several = None if self.members is None else self.members.several(directory)
+        hand_over(directory, self.backup.place.durable_url(self.url), self.backup.id(), position, several)
+
+    def lock_steps(self, directory: Path) -> list[str]:
+        """The steps that a dry run lists for `hand_over`."""
+        if self.members is None:
+            urls: Sequence[str] = [self.backup.place.durable_url(self.url)]
+        else:
+            urls = self.members.several(directory)[0].urls
+        return lock_steps(directory, " and ".join(urls))
 
 
 class ReadMembers:

@@ -65,6 +65,11 @@ class Order:
     """The key of an encrypted backup."""
 
     @property
+    def source(self) -> Source | None:
+        """The backup, unless that is the older plugin's file."""
+        return None if self.backup is None else Source(self.url, self.backup, self.members)
+
+    @property
     def old(self) -> bool:
         """Whether the state is old: then it is for looking at only, and the file's name says so."""
         return bool(self.past.suffix)

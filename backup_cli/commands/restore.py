@@ -14,7 +14,6 @@ from backends.holder import COMMAND
 from backends.log.backup import Backup
 from backends.members.urls import split_trailing
 from backends.node.directory import DATABASE
-from backends.node.hand_over import hand_over
 from backends.node.key_file import KEY_FILE, write_key
 from backends.node.lockfile import LOCK_FILE
 from backends.node.pairing import BackupEnd
@@ -43,12 +42,12 @@ from backup_cli.if_missing import (
 from backup_cli.key_options import KeyOptions, key_options
 from backup_cli.legacy import rebuild_from
 from backup_cli.old_age import LOOK_FOR_A_NEWER, doubt_of
-from backup_cli.options import lock_steps, no_limits, set_old_lock_aside, show_statements, urls_argument
+from backup_cli.options import no_limits, set_old_lock_aside, show_statements, urls_argument
 from backup_cli.ownership import RESUMING, Seen, look, refuse_living_writer, take_over, warn_of_writer, writing
 from backup_cli.point_in_time import PointInTime, TimeParameter
 from backup_cli.replica import warn_of_other_main
 from backup_cli.restore_attached import PutBack, Stored, put_back, secret_is_stored, stored_in, would_put_back
-from backup_cli.restore_members import Source, without_option
+from backup_cli.restore_members import without_option
 from backup_cli.restore_order import Order, Wishes, order_of
 from backup_cli.restore_past import Wanted
 from backup_cli.restore_place import (
@@ -227,10 +226,8 @@ def _restore(order: Order, temporary: Unfinished) -> tuple[Order, Rebuilt, list[
 
 def _resume(order: Order, position: Position | None) -> None:
     """Have the node go on with the backup. `position` is where its database stands, None as long as there is none."""
-    if order.backup is not None:
-        lasting = order.backup.place.durable_url(order.url)
-        several = None if order.members is None else order.members.several(order.target.parent)
-        hand_over(order.target.parent, lasting, order.backup.id(), position, several)
+    if order.source is not None:
+        order.source.hand_over(order.target.parent, position)
 
 
 def _begin_empty(order: Order) -> bool:
@@ -262,7 +259,7 @@ def _stored_beside(order: Order) -> list[Stored]:
     """What the backup holds of the files that a node needs beside its database; nothing if this is not for a node."""
     if order.target.name != DATABASE:
         return []
-    return stored_in([] if order.backup is None else Source(order.url, order.backup, order.members).places())
+    return stored_in([] if order.source is None else order.source.places())
 
 
 def _rebuilt_from_any(order: Order, temporary: Path, held: ExitStack) -> tuple[Order, Rebuilt, Position | None]:
@@ -306,11 +303,7 @@ def _lock_steps(order: Order) -> list[str]:
     directory, steps = order.target.parent, []
     if order.key is not None:
         steps.append(f"write {directory / KEY_FILE}, with the key of the backup (mode 0400)")
-    if order.backup is not None:
-        several = None if order.members is None else order.members.several(directory)
-        urls = [order.backup.place.durable_url(order.url)] if several is None else several[0].urls
-        steps += lock_steps(directory, " and ".join(urls))
-    return steps
+    return steps if order.source is None else steps + order.source.lock_steps(directory)
 
 
 def _rebuilt(order: Order, temporary: Path) -> tuple[Rebuilt, Position | None]:

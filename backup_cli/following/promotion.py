@@ -24,7 +24,6 @@ from backends.log.backup import Backup
 from backends.node.directory import looks_like_a_nodes
 from backends.node.files import sync_directory
 from backends.node.following import is_copy
-from backends.node.hand_over import hand_over
 from backends.node.key_file import KEY_FILE, write_key
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
@@ -36,7 +35,7 @@ from backup_cli.following.building import NEVER
 from backup_cli.following.copy_directory import CopyDirectory, Note, Released
 from backup_cli.following.keeper import Keeper, Wishes
 from backup_cli.following.sources import Followed
-from backup_cli.options import lock_steps, set_old_lock_aside
+from backup_cli.options import set_old_lock_aside
 from backup_cli.ownership import Taking, look, refuse_living_writer
 from backup_cli.restore_attached import PutBack, put_back, stored_in, would_put_back
 from backup_cli.restore_members import ReadMembers, Source, source_at
@@ -182,9 +181,7 @@ def _finish(
         directory.copy.rename(directory.database)
         sync_directory(directory.path)
         set_old_lock_aside(directory.path)
-        several = None if source.members is None else source.members.several(directory.path)
-        lasting = source.backup.place.durable_url(source.url)
-        hand_over(directory.path, lasting, source.backup.id(), position, several)
+        source.hand_over(directory.path, position)
         directory.remove_note()
     return Promotion(
         source.url, source.backup, source.members, note, position, node_id or _node_id(source), files, changes
@@ -227,8 +224,6 @@ def would_promote(directory: CopyDirectory, wishes: Wishes, without: Sequence[st
         else (f" (at version {note.data_version} when it was last noted; the backup is at {before.end.data_version})")
     )
     places = source.places()
-    several = None if source.members is None else source.members.several(directory.path)
-    urls = [source.backup.place.durable_url(source.url)] if several is None else several[0].urls
     return [
         *again,
         f"take the backup over at {' and '.join(url for url, _ in places)}: a node that still writes to it stops at "
@@ -237,7 +232,7 @@ def would_promote(directory: CopyDirectory, wishes: Wishes, without: Sequence[st
         *would_put_back(directory.path, stored_in(places)),
         *([] if key is None else [f"write {directory.path / KEY_FILE}, with the key of the backup (mode 0400)"]),
         f"rename {directory.copy.name} to {directory.database.name}",
-        *lock_steps(directory.path, " and ".join(urls)),
+        *source.lock_steps(directory.path),
     ]
 
 

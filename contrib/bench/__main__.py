@@ -20,7 +20,7 @@ from contrib.bench.large import MEGABYTES, print_tail, rounds
 from contrib.bench.large import figures as tail_figures
 from contrib.bench.members import side_by_side
 from contrib.bench.picture import draw
-from contrib.bench.report import print_budget
+from contrib.bench.report import at_share, print_budget
 
 CONTESTANTS: tuple[Callable[[Path, list[Call]], Run], ...] = (answering, ours, replica, unsynced, least)
 
@@ -139,8 +139,7 @@ def _figures(run: Run, runs: list[Run], calls: int, rounds: int) -> dict[str, An
 
 
 def _us(run: Run, share: float) -> int:
-    ordered = sorted(run.latencies)
-    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1e6)
+    return round(at_share(sorted(run.latencies), share) * 1e6)
 
 
 def print_table(figures: dict[str, Any]) -> None:

@@ -16,25 +16,19 @@ from pathlib import Path
 
 import psutil
 
-from backends import backup_at
-from backends.node.hand_over import hand_over
-from backends.sqlite.copy import nothing
 from backup_cli.drill.player import Player, recorded_calls
+from contrib.bench.encryption import make_backup
+from contrib.bench.report import PLUGIN
 
 FEW, MANY = 50, 450
-PLUGIN = [sys.executable, "-m", "plugin.main"]
 
 
 def streamed(calls: int, command: list[str]) -> tuple[float, float, list[float]]:
     """Have the recorded node make that many calls. Returns the plugin's processor seconds, its resident memory in MiB,
     and the seconds of each call."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
-        node, place = Path(directory) / "node", Path(directory) / "lightning.bkp"
-        node.mkdir()
-        backup = backup_at(place.as_uri())
-        position = backup.create(nothing())
-        hand_over(node, place.as_uri(), backup.id(), position)
-        player = Player(node, command)
+        make_backup(Path(directory))
+        player = Player(Path(directory), command)
         try:
             took = [player.play(call) for call in islice(recorded_calls(), calls)]
             process = psutil.Process(player.pid)

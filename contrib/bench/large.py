@@ -12,7 +12,6 @@ import json
 import math
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from backends.node.hand_over import hand_over
 from backends.sqlite.copy import consistent_copy
 from backup_cli.drill.player import Player, recorded_calls
 from contrib.bench.long_log import long_log
+from contrib.bench.report import PLUGIN, at_share
 
 Call = dict[str, Any]
 
@@ -105,7 +105,7 @@ def beside(
     prepared: Callable[[], None] = os.sync,
     alone: int = ALONE,
     rest: float = 0.0,
-    plugin: Sequence[str] = (sys.executable, "-m", "plugin.main"),
+    plugin: Sequence[str] = PLUGIN,
 ) -> Beside:
     """Run one compaction of a database of `size` bytes in `directory`. Raises RuntimeError if it fails.
 
@@ -176,7 +176,7 @@ def _tail(latencies: list[float]) -> dict[str, float]:
     ordered = sorted(latencies)
 
     def at(share: float) -> float:
-        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1e6)
+        return round(at_share(ordered, share) * 1e6)
 
     return {
         "commits": len(ordered),

@@ -44,6 +44,11 @@ def in_turns(
     return latencies
 
 
+def at_share(ordered: Sequence[float], share: float) -> float:
+    """The value below which this share of the values is: 0.5 for the median, 1 for the largest one."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
 def options_of(description: str | None) -> argparse.ArgumentParser:
     """The options of every single benchmark."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

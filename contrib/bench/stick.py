@@ -19,6 +19,7 @@ from typing import Any
 from backup_cli.drill.player import recorded_calls
 from contrib.bench.large import LOOPS, Beside, Call, beside
 from contrib.bench.long_log import long_log
+from contrib.bench.report import PLUGIN, at_share
 from contrib.bench.slow_disk import Speed, slow_disk
 
 MEGABYTES = 200
@@ -26,7 +27,6 @@ MEGABYTES = 200
 RHYTHMS = {"one after the other": (0.0, 600), "every 20 ms or so": (0.02, 200), "once a second": (1.0, 25)}
 """Seconds between the end of a commit and the next one, and commits without a compaction, for comparison."""
 
-_YIELDS = (sys.executable, "-m", "plugin.main")
 _DOES_NOT = (
     sys.executable,
     "-c",
@@ -66,7 +66,7 @@ def _tail(latencies: list[float]) -> dict[str, float]:
     ordered = sorted(latencies)
 
     def at(share: float) -> float:
-        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1e3, 1)
+        return round(at_share(ordered, share) * 1e3, 1)
 
     average = round(statistics.mean(ordered) * 1e3, 1)
     return {
@@ -89,7 +89,7 @@ def main() -> None:
     calls, everything = recorded_calls(), dict[str, Any]()
     print(f"{'':42}{'':10}{'commits':>8}{'average':>9}{'median':>8}{'p90':>8}{'p99':>8}{'max':>8}")
     for rhythm in RHYTHMS:
-        for how, plugin in (("yields", _YIELDS), ("does not", _DOES_NOT)):
+        for how, plugin in (("yields", PLUGIN), ("does not", _DOES_NOT)):
             found = measured(options.directory, calls, rhythm, plugin, options.megabytes * 1_000_000)
             rows = everything[f"{rhythm}, {how}"] = figures(found)
             print(f"{rhythm}, {how}: the compaction took {found.lasted:.1f} s")

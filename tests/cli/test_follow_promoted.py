@@ -12,9 +12,9 @@ from backends import backup_at
 from backends.change import DATABASE_HEADER, Change, is_following
 from backends.errors import BackupError
 from backends.node.following import COPY, NOTE
-from backends.node.hand_over import hand_over
 from backup_cli.following import promotion
 from backup_cli.following.copy_directory import CopyDirectory
+from backup_cli.restore_members import Source
 from tests.cli.cli_asserts import assert_refused
 from tests.cli.following import once, promote
 from tests.cli.several import KILLED, dying, failing, killed
@@ -147,7 +147,7 @@ STEPS: dict[str, tuple[object, str]] = {
     "before the node's files": (promotion, "put_back"),
     "before it is renamed": (Path, "rename"),
     "after it was renamed": (promotion, "set_old_lock_aside"),
-    "before backup.lock": (promotion, "hand_over"),
+    "before backup.lock": (Source, "hand_over"),
     "before the note goes": (CopyDirectory, "remove_note"),
 }
 
@@ -182,13 +182,14 @@ def test_promotion_killed_between_its_steps_is_repeated(
     assert_goes_on(followed, warm, history)
 
 
-@pytest.mark.parametrize("step", ["put_back", "set_old_lock_aside", "hand_over"])
+@pytest.mark.parametrize("step", ["before the node's files", "after it was renamed", "before backup.lock"])
 def test_every_command_in_the_directory_of_a_promotion_that_was_cut_off_says_to_repeat_it(
     step: str, followed: World, warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One said that the directory is a node's own, and one that the file is to be moved away."""
+    place, name = STEPS[step]
     with monkeypatch.context() as patched:
-        patched.setattr(promotion, step, dying(getattr(promotion, step), 1))
+        patched.setattr(place, name, dying(getattr(place, name), 1))
         assert killed(lambda: promote(followed, warm))
     renamed = (warm / "lightningd.sqlite3").exists()
     said = promote(followed, warm, "--dry-run")
@@ -208,7 +209,7 @@ def test_promotion_that_was_cut_off_is_neither_promised_nor_finished_with_a_data
     followed: World, warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(promotion, "hand_over", dying(hand_over, 1))
+        patched.setattr(Source, "hand_over", dying(Source.hand_over, 1))
         assert killed(lambda: promote(followed, warm))
     os.utime(warm / "lightningd.sqlite3")
     for options in (("--dry-run",), ()):

@@ -14,6 +14,7 @@ from backends.node import key_file
 from backends.node.key_file import KEY_FILE, read_key, read_key_file
 from backends.node.lockfile import LOCK_FILE, read_settings
 from backup_cli.commands import restore as restoring
+from backup_cli.restore_members import Source
 from backup_cli.restore_place import Unfinished
 from tests.cli.encrypted import cli
 from tests.cli.made_encrypted import init_encrypted, slots_of, with_secret
@@ -29,7 +30,7 @@ STEPS = {
     "before the earlier database is moved": (restoring, "move_aside", 1),
     "before the database gets its name": (Unfinished, "publish", 1),
     "before the earlier lock is kept": (restoring, "set_old_lock_aside", 1),
-    "before anything is recorded": (restoring, "hand_over", 1),
+    "before anything is recorded": (Source, "hand_over", 1),
     "before the lock": (handing_over, "write_settings", 1),
 }
 

@@ -12,7 +12,7 @@ import pytest
 from backends.node import hand_over as handing_over
 from backends.node.writer_lock import WriterLock
 from backends.places.file import FilePlace
-from backup_cli.commands import restore as restoring
+from backup_cli.restore_members import Source
 from backup_cli.restore_place import Unfinished
 from tests.cli.cli_asserts import assert_refused, restore
 from tests.cli.encrypted import lost
@@ -207,9 +207,9 @@ def test_copy_that_was_not_promoted_is_refused(lived: World) -> None:
 
 STEPS = {
     "before the database": (Unfinished, "publish", 1),
-    "before anything is recorded": (restoring, "hand_over", 1),
+    "before anything is recorded": (Source, "hand_over", 1),
     "before the lock": (handing_over, "write_settings", 1),
-    "before all is recorded again": (restoring, "hand_over", 2),
+    "before all is recorded again": (Source, "hand_over", 2),
 }
 
 
