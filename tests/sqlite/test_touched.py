@@ -121,6 +121,13 @@ def test_untouched_tables_are_taken_as_they_were_when_the_snapshot_was_made(tmp_
 
 
 @pytest.mark.usefixtures("large")
+def test_table_whose_definition_replaces_rows_has_the_whole_database_checked(tmp_path: Path) -> None:
+    database = node(tmp_path / "db", *TABLES, "CREATE TABLE kept (x UNIQUE ON CONFLICT REPLACE)")
+    url = backed_up(tmp_path, database, [["INSERT INTO kept VALUES (1)"]])
+    assert restored(tmp_path, url).all_checked
+
+
+@pytest.mark.usefixtures("large")
 def test_snapshot_of_uncertain_origin_is_checked_as_a_whole(tmp_path: Path) -> None:
     url = backed_up(tmp_path, with_wrong_index(tmp_path / "db", "alone"), [["UPDATE parent SET x = 'y' WHERE id = 3"]])
     with pytest.raises(ReplayFailed, match="fails SQLite's integrity check"):
