@@ -139,6 +139,15 @@ def test_server_that_restarts_after_a_refusal_is_asked_again_at_once(monkeypatch
 # What was never sent
 
 
+def test_failure_of_another_connection_does_not_end_the_pause_after_a_refusal() -> None:
+    account = Logins()
+    with pytest.raises(OSError, match="no route"), account.attempt():
+        account.refuse("the key is refused")  # another connection, which began at the same time
+        raise OSError("no route")
+    with pytest.raises(Refused, match="the key is refused"):
+        account.begin()
+
+
 def test_commit_after_the_server_ended_an_idle_connection_is_in_no_doubt(server: OpenSsh, storage: SftpStorage) -> None:
     """ProFTPD does so after some minutes. A commit in doubt would be read back, and forbid to shorten the file."""
     with closing(storage.create("a.tmp")) as handle:

@@ -29,24 +29,29 @@ class Logins:
     @contextmanager
     def attempt(self) -> Iterator[None]:
         """Log in within the block. Raises Refused, with the last refusal, if it is too early for that."""
-        self.begin()
+        reserved = self.begin()
         try:
             yield
         except Refused:
             raise
         except BaseException:
-            self.fail()
+            if reserved:
+                self.fail()
             raise
         self.succeed()
 
-    def begin(self) -> None:
-        """A log-in is about to be tried. Raises Refused, with the last refusal, if it is too early for that."""
+    def begin(self) -> bool:
+        """A log-in is about to be tried. Raises Refused, with the last refusal, if it is too early for that.
+
+        Returns whether there was a refusal, so that a pause for all others begins with this attempt.
+        """
         with self._lock:
             if self._refused is None:
-                return
+                return False
             if time.monotonic() < self._refused.again:
                 raise Refused(str(self._refused), self._refused.again)
             self._refused = Refused(str(self._refused), self._next())  # nobody else tries meanwhile
+            return True
 
     def refuse(self, why: str) -> Refused:
         """The server has refused it; returns the error."""
@@ -61,7 +66,7 @@ class Logins:
             self._refused, self._pauses = None, 0
 
     def fail(self) -> None:
-        """It failed for another reason: that says nothing about the next one."""
+        """It failed for another reason, which says nothing about the next one: the pause that began with it is over."""
         with self._lock:
             if self._refused is not None:
                 self._refused = Refused(str(self._refused), time.monotonic())
