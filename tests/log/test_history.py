@@ -1,5 +1,7 @@
 """Generations that are kept for their history: `?keep=`."""
 
+import errno
+import os
 import random
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,6 +53,26 @@ def test_without_keep_a_compaction_keeps_nothing(new: Callable[[LogOptions], Nod
     node = lived(new(options))
     assert generations(node.backup()) == []
     assert HISTORY not in node.storage.names()
+
+
+def test_compaction_whose_tidying_fails_counts_and_is_tidied_up_later(
+    new: Callable[[LogOptions], Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was reported as failed, and the marker went on naming the generation before it."""
+    node = begun(new(SMALL))
+    noted(node, 12)
+
+    def fails(name: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(node.storage, "remove", fails)
+        node.compact()
+    assert node.writer._fence.session.generation == node.writer.manifest.generation == 2
+    assert snapshot_name(1) in node.storage.names()
+    node.writer.remove_outdated()
+    assert snapshot_name(1) not in node.storage.names()
+    assert contents(node.backup()) == node.now.contents
 
 
 def test_every_version_since_the_oldest_kept_generation_can_be_read(new: Callable[[LogOptions], Node]) -> None:

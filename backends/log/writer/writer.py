@@ -97,6 +97,8 @@ class Writer:
         self._history = 0
         """How many generations are kept for their history, as far as known."""
         self._history_bytes = self._history_oldest = 0
+        self._tidied = True
+        """Whether what a compaction made needless is gone."""
         self._measure(names)
 
     # The commit path
@@ -248,7 +250,10 @@ class Writer:
         self._current.publish(
             compacted.generation, compacted.base, compacted.first_segment, COMPACTION, None, self.manifest.key
         )
-        with suppress(Fenced):  # the generation is published; the next look at the marker says that it is in vain
+        # The generation is published. If it is in vain, the next look at the marker says so; and what could not be
+        # tidied up is left for maintenance.
+        self._tidied = False
+        with suppress(Fenced, OSError):
             self._tidy_history()
 
     def _tidy_history(self) -> None:
@@ -257,6 +262,7 @@ class Writer:
         size_of = cache(self._size_of)  # each size is needed twice, and may take a round trip
         history = tidy_history(self.storage, self.manifest, self._options.keep, names, check, size_of, self._lived())
         remove_older(self.storage, self.manifest, names, history, check)
+        self._tidied = True
         self._history, self._history_oldest = len(history.generations), history.oldest
         self._history_bytes = history_bytes(history, self.manifest, names, size_of)
 
@@ -375,7 +381,7 @@ class Writer:
             kept, history = read_kept(self.storage, self.manifest), read_history(self.storage, self.manifest)
             if kept is not None and is_over(kept):
                 remove_kept(self.storage, kept, history, self._fence.check)
-            if history.generations:
+            if history.generations or not self._tidied:
                 self._tidy_history()
 
     def note_node_id(self, node_id: str) -> None:
