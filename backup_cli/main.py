@@ -170,7 +170,7 @@ def _tell_stop() -> int:
 def _tell_usage(error: click.ClickException) -> None:
     """Show a usage error as click does, but through `say`: click repeats what was typed or pasted without escaping."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):  # its message is the help, of many lines
-        say(*error.format_message().splitlines())
+        say(*error.ctx.get_help().splitlines())
         return
     if isinstance(error, click.UsageError) and error.ctx is not None:
         option = max(error.ctx.help_option_names, key=len)
