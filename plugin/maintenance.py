@@ -18,6 +18,13 @@ TICK = 0.2
 SPACE_EVERY = 60.0
 """Seconds between two checks of the free space."""
 
+END_WITHIN = 5.0
+"""Seconds that the end of the process waits for what the thread is doing."""
+
+END_AFTER_REFUSAL_WITHIN = 0.5
+"""The same after a refusal. The destination may be what failed, and a request that began before the refusal would be
+waited for in vain: with PostgreSQL, for one more timeout. Every step can be cut off anywhere, as by a kill."""
+
 FREE_FOR_COMMITS = 64 << 20
 """Bytes at the destination below which generations are given up that are only kept for their history."""
 
@@ -41,7 +48,7 @@ class MaintenanceThread:
     def stop(self) -> None:
         """End the thread: wait for what it is doing, but not for a destination that hangs."""
         self._stop.set()
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=END_WITHIN if self._gate.refusal is None else END_AFTER_REFUSAL_WITHIN)
         self._scrub.stop()
 
     def _run(self) -> None:
