@@ -6,8 +6,12 @@ should say. Together they must not take longer than the commit alone would have 
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import ParamSpec, TypeVar
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 FOR_A_MESSAGE = 5.0
 """Seconds to wait for what only makes a message better."""
@@ -39,3 +43,14 @@ def for_a_message(until: float = float("inf")) -> AbstractContextManager[None]:
 def limited(until: float) -> float:
     """When this thread gives up a request that it would otherwise give up at `until`."""
     return min(until, _own.until)
+
+
+def carried(call: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """The same call, for another thread: it is given up when this thread would give it up."""
+    until = _own.until
+
+    def within(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        with not_after(until):
+            return call(*args, **kwargs)
+
+    return within

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from backends.storage.objects.store import Changed, Content, Exists
+from backends.storage.deadline import not_after
+from backends.storage.objects.store import Changed, Content, Exists, Listed
 from backends.storage.s3 import store as module
 from backends.storage.s3.bucket import bucket_of
 from backends.storage.s3.client import SHORTEST
@@ -124,3 +125,28 @@ def test_condition_that_fails_late_is_settled_while_there_is_time(clock: Clock) 
 def test_late_answer_is_given_up_with_a_sentence(clock: Clock) -> None:
     with pytest.raises(TimeoutError, match="answered so late that no time was left to find out the rest"):
         store_that_answers(clock, (TIMEOUT - 1, CONDITION)).create("it", b"data")
+
+
+def test_listing_does_not_wait_for_its_next_page_as_long_as_it_might_have_waited_for_the_first(clock: Clock) -> None:
+    """A stream waits for each page as long as its client; a thread with less time begins another one."""
+    asked: list[tuple[str, float]] = []
+
+    class Listing:
+        def __init__(self, limit: float) -> None:
+            self.limit = limit
+
+        def pages(self, directory: str, after: str) -> Iterator[list[Listed]]:
+            asked.append((after, self.limit))
+            return iter([[Listed(f"data/{len(asked)}{number}", 1, 0.0)] for number in range(9)])
+
+    class Listings(Scripted):
+        def attempt(self, nth: int, size: int, left: float) -> Any:
+            return Listing(min(left, TIMEOUT / 4))
+
+    store = store_that_answers(clock)
+    store._clients = Listings(clock, iter(()))  # type: ignore[assignment]
+    found = store.list("data/")
+    assert [next(found).key for _ in range(2)] == ["data/10", "data/11"]
+    with not_after(clock.now + 3):
+        assert [next(found).key for _ in range(2)] == ["data/20", "data/21"]
+    assert asked == [("data", TIMEOUT / 4), ("data/11", 3)]

@@ -108,12 +108,17 @@ class SimulatedObjects(ObjectStore):
         self._counting = threading.Lock()
         self._pool = ThreadPoolExecutor(PARALLEL) if latency else None
         self._dead = False
+        self.ends = float("inf")
+        """When a call would be given up."""
 
     def describe(self) -> str:
         return "a simulated object store"
 
     def about(self) -> list[str]:
         return ["a dictionary"]
+
+    def would_end(self) -> float:
+        return self.ends
 
     @contextmanager
     def _request(self, kind: str, key: str) -> Iterator[None]:

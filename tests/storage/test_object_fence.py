@@ -1,11 +1,16 @@
 """Taking a file over in an object store: its writer adds nothing more, and publishes nothing."""
 
 import errno
+import secrets
+import time
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
 from backends.storage.base import FileFenced, Storage
+from backends.storage.deadline import limited, not_after
+from backends.storage.objects.writing import EXTENT
 from tests.storage.object_processes import Process, append, content, get, segment
 
 
@@ -118,3 +123,46 @@ def test_replaced_writer_does_not_remove_file_of_its_successor(ours: Process, th
         ours.storage.remove("segment")
     append(other, 3)
     assert get(theirs.storage, "segment").rstrip(b"\0") == content(4)
+
+
+def test_taken_over_file_of_a_store_that_then_hangs_is_fenced_with_what_is_left_of_the_time(
+    ours: Process, theirs: Process
+) -> None:
+    """The refusal counts although nobody says any more what is in the way, and the look ends with the commit."""
+    handle, until = segment(ours, 3), time.monotonic() + 1
+    theirs.storage.seal("segment")
+    allowed: list[float] = []
+
+    def hangs(kind: str, key: str) -> None:
+        if kind == "get":
+            allowed.append(limited(float("inf")))
+            raise TimeoutError(errno.ETIMEDOUT, "it did not answer in time")
+
+    ours.before, ours.store.ends = hangs, until
+    with pytest.raises(FileFenced):
+        append(handle, 3)
+    assert allowed == [until]
+
+
+def test_upload_in_a_thread_of_its_own_keeps_the_deadline_of_who_waits_for_it(ours: Process) -> None:
+    handle, until = ours.storage.create("segment.tmp"), time.monotonic() + 60
+    allowed: list[float] = []
+    ours.before = lambda kind, key: allowed.append(limited(float("inf")))
+    for number in range(3):
+        handle.write(number * EXTENT, b"x" * EXTENT)
+    with not_after(until):
+        handle.write(3 * EXTENT, b"x")
+        handle.sync()
+    assert allowed[-1] == until
+    assert allowed[0] == float("inf")
+
+
+def test_parts_of_a_large_object_are_read_within_the_deadline_of_who_waits_for_them(ours: Process) -> None:
+    handle, until = ours.storage.create("snapshot.tmp"), time.monotonic() + 60
+    handle.write(0, secrets.token_bytes(EXTENT))
+    handle.sync()
+    allowed: list[float] = []
+    ours.before = lambda kind, key: allowed.append(limited(float("inf")))
+    with closing(ours.storage.open("snapshot.tmp")) as reader, not_after(until):
+        assert len(reader.read(0, EXTENT)) == EXTENT
+    assert allowed.count(until) >= 4

@@ -15,6 +15,7 @@ from concurrent.futures import Executor
 
 from backends.errors import Damaged
 from backends.storage.base import ReadHandle
+from backends.storage.deadline import carried
 from backends.storage.objects.chain import Layout, Part, extent_key, grow, read_layout
 from backends.storage.objects.kept import keep_object, kept_object, layout_of
 from backends.storage.objects.store import ObjectStore
@@ -228,7 +229,7 @@ class ChainReadHandle(ReadHandle):
         if len(ranges) == 1:
             yield self._whole(self._store.read(part.key, *ranges[0]), ranges[0][1])
             return
-        reads = [self._executor().submit(self._store.read, part.key, *one) for one in ranges]
+        reads = [self._executor().submit(carried(self._store.read), part.key, *one) for one in ranges]
         for (_, length), read in zip(ranges, reads, strict=True):
             yield self._whole(read.result(), length)
 

@@ -47,7 +47,8 @@ class ObjectStore(ABC):
 
     Keys consist of a-z, 0-9 and "./-_", and are relative to the prefix. Every method may be called from several
     threads at once, and raises OSError: FileNotFoundError if there is no such object, TimeoutError if no answer came
-    within the commit timeout (nobody knows whether it was or will be done), PermissionError, ...
+    within the commit timeout, or before the thread's own deadline (`deadline.not_after`; nobody knows whether it was
+    or will be done), PermissionError, ...
 
     `create` and `replace` settle a lost answer themselves. They try again until the commit timeout is over, and if the
     store then says "exists" or "changed", they read the object back: if its bytes are equal, it was their own request.
@@ -62,6 +63,10 @@ class ObjectStore(ABC):
     @abstractmethod
     def about(self) -> list[str]:
         """Describe the store in short lines, e.g. its endpoint and its region."""
+
+    @abstractmethod
+    def would_end(self) -> float:
+        """When (time.monotonic) a call that began now would be given up at the latest."""
 
     @abstractmethod
     def create(self, key: str, data: bytes) -> str:

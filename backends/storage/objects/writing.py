@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
 from backends.storage.base import TEMPORARY, FileFenced, WriteHandle
+from backends.storage.deadline import carried, for_a_message
 from backends.storage.objects.chain import extent_key, new_chain
 from backends.storage.objects.merging import MERGE_AT, merge
 from backends.storage.objects.names import File, Names
@@ -92,17 +93,29 @@ class ObjectWriteHandle(WriteHandle):
 
     def _create(self, number: int, data: bytes) -> None:
         """Create one extent. Raises FileFenced; after any error, nothing more can be written."""
-        key = extent_key(self.chain, number)
+        key, until = extent_key(self.chain, number), self._store.would_end()
         try:
             self._store.create(key, data)
         except Exists as error:
             self._failed = True
-            if not self._store.get(key).data:
+            if self._may_be_fence(key, until):
                 raise FileFenced(self.name) from None
             raise OSError(errno.EIO, "somebody else writes to this file", self.name) from error
         except BaseException:
             self._failed = True
             raise
+
+    def _may_be_fence(self, key: str, until: float) -> bool:
+        """Whether the object in the place of the next extent is empty, as a fence is. Nothing is written in any case.
+
+        If the store does not say so before `until`, it is taken for one: only a writer that takes the file over knows
+        this chain, and the operator must hear of that rather than of a slow store.
+        """
+        try:
+            with for_a_message(until):
+                return not self._store.get(key).data
+        except OSError:
+            return True
 
     def write(self, offset: int, data: bytes) -> None:
         self._check()
@@ -130,7 +143,7 @@ class ObjectWriteHandle(WriteHandle):
         while len(self._uploads) >= (_IN_FLIGHT if self.name.endswith(TEMPORARY) else 1):
             self._uploads.popleft().result()
         data, number = bytes(self._buffer), self._next
-        self._uploads.append(self._directory.executor().submit(self._create, number, data))
+        self._uploads.append(self._directory.executor().submit(carried(self._create), number, data))
         self._buffer.clear()
         self._next += 1
         self._end += len(data)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from backends.storage.deadline import limited
 from backends.storage.objects.presence import MARKER
 from backends.storage.objects.store import Changed, Content, Exists, Listed, ObjectStore
 from backends.storage.postgres.address import Address
@@ -54,6 +55,9 @@ class PostgresStore(ObjectStore):
         ]
 
     # Writing
+
+    def would_end(self) -> float:
+        return time.monotonic() + self._address.commit_timeout
 
     def create(self, key: str, data: bytes) -> str:
         path, version = self._path(key), secrets.token_hex(8)
@@ -181,13 +185,15 @@ class PostgresStore(ObjectStore):
     def _commit(self, *statements: Statement, until: float | None = None) -> Sequence[Answer]:
         """Run the statements until their outcome is known. They may be carried out more than once."""
         until = self._until() if until is None else until
+        if time.monotonic() >= until:  # a working connection that is used now would be given up, and closed, at once
+            raise TimeoutError(errno.ETIMEDOUT, "there was no time left to ask the server")
         while True:
             try:
                 with self._session(until) as session:
                     try:
                         return session.commit(*statements, until=until, silent=self._silent(session, until))
                     except TimeoutError as error:
-                        why = self._cluster.why_silent(time.monotonic() + _TO_EXPLAIN)
+                        why = self._cluster.why_silent(limited(time.monotonic() + _TO_EXPLAIN))
                         raise TimeoutError(errno.ETIMEDOUT, why) from error
             except Disconnected as error:
                 if time.monotonic() + _PAUSE >= until:
@@ -220,7 +226,8 @@ class PostgresStore(ObjectStore):
             )
 
     def _until(self) -> float:
-        return time.monotonic() + self._address.commit_timeout - _TO_EXPLAIN
+        """When a call of this thread that begins now is given up: what is left then is for finding out why."""
+        return limited(self.would_end()) - _TO_EXPLAIN
 
     def _path(self, key: str) -> str:
         return self._address.backup + key

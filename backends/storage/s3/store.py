@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, count, repeat
 from typing import TypeVar
 
+from backends.storage.deadline import carried, limited
 from backends.storage.objects.store import Changed, Content, Exists, Listed, ObjectStore
 from backends.storage.s3.bucket import Bucket
 from backends.storage.s3.client import SHORTEST, Client, Clients
@@ -63,6 +64,9 @@ class S3Store(ObjectStore):
         """The bucket with the endpoint, the region and the style that are used. Raises BackupError."""
         return self._clients.reach[0]
 
+    def would_end(self) -> float:
+        return time.monotonic() + self._bucket.timeout
+
     def create(self, key: str, data: bytes) -> str:
         began = time.monotonic()
         try:
@@ -114,7 +118,7 @@ class S3Store(ObjectStore):
         waiting: deque[Future[Content]] = deque()
         try:
             for key in keys:
-                waiting.append(pool.submit(self.get, key))
+                waiting.append(pool.submit(carried(self.get), key))
                 if len(waiting) >= _AHEAD:
                     yield waiting.popleft().result().data
             while waiting:
@@ -167,16 +171,19 @@ class S3Store(ObjectStore):
     def _do(self, request: Callable[[Client], _Result], size: int = 0, began: float | None = None) -> _Result:
         """Make a request, again and again if that may help, until the commit timeout is over. Raises OSError.
 
-        `began` is when the call that needs it began, if this is not its first request: all of them share the time.
+        `began` is when the call that needs it began, if this is not its first request: all of them share the time. A
+        thread that has less time (`deadline.not_after`) gives up earlier.
         """
         if self._closed:
             raise OSError(errno.EBADF, "this store was closed")
+        asked_before = began is not None
         began = time.monotonic() if began is None else began
-        if time.monotonic() - began > self._allowed - SHORTEST:
-            raise TimeoutError(errno.ETIMEDOUT, "the store answered so late that no time was left to find out the rest")
+        if time.monotonic() + SHORTEST > self._until(began):
+            late = "the store answered so late that no time was left to find out the rest"
+            raise TimeoutError(errno.ETIMEDOUT, late if asked_before else "there was no time left to ask the store")
         renewed = False
         for nth, pause in zip(count(), chain(_PAUSES, repeat(_PAUSES[-1]))):
-            client = self._clients.attempt(nth, size, began + self._allowed - time.monotonic())
+            client = self._clients.attempt(nth, size, self._until(began) - time.monotonic())
             try:
                 result = request(client)
             except Fault as fault:
@@ -184,19 +191,19 @@ class S3Store(ObjectStore):
                 if fault.answer.code in STALE_CREDENTIALS and not renewed and self._clients.renew():
                     renewed = True
                     continue
-                tried = time.monotonic() - began
-                if fault.kind not in PASSING or tried + pause + SHORTEST > self._allowed:
-                    raise self._error(fault.answer, tried) from fault
+                now = time.monotonic()
+                if fault.kind not in PASSING or now + pause + SHORTEST > self._until(began):
+                    raise self._error(fault.answer, now - began) from fault
             else:
                 self._answered = True
                 return result
             time.sleep(pause)
         raise AssertionError
 
-    @property
-    def _allowed(self) -> float:
-        """Seconds that one call may take."""
-        return self._bucket.timeout if self._answered else min(FIRST_CONTACT, self._bucket.timeout)
+    def _until(self, began: float) -> float:
+        """When a call of this thread that began then is given up (time.monotonic)."""
+        allowed = self._bucket.timeout if self._answered else min(FIRST_CONTACT, self._bucket.timeout)
+        return limited(began + allowed)
 
     def _error(self, answer: Answer, tried: float) -> OSError:
         if answer.kind is Kind.CONDITION:
@@ -213,11 +220,13 @@ class _Pages:
     def __init__(self, directory: str, after: str) -> None:
         self._directory, self.last = directory, after
         self._stream: Iterator[Sequence[Listed]] | None = None
+        self._limit = 0.0
+        """Seconds that the stream's client waits for a page."""
 
     def next(self, client: Client) -> Sequence[Listed]:
         """The next page; empty at the end."""
-        if self._stream is None:
-            self._stream = client.pages(self._directory, self.last)
+        if self._stream is None or time.monotonic() + self._limit > limited(float("inf")):
+            self._stream, self._limit = client.pages(self._directory, self.last), client.limit
         try:
             return next(self._stream, ())
         except Fault:
