@@ -103,32 +103,32 @@ class FaultProxy:
                     asked = _asked(message)
                     self.seen.asked.append(asked)
                 try:
-                    if not self._treated(client, upstream, message, self.treat(asked)):
-                        return
-                finally:
+                    answer, goes_on = self._treated(upstream, message, self.treat(asked))
+                finally:  # before the client has its answer, and may send the next request
                     with self._lock:
                         self._busy -= 1
+                client.sendall(answer)
+                if not goes_on:
+                    return
 
-    def _treated(self, client: socket.socket, upstream: "_Upstream", message: bytes, how: Treatment) -> bool:
-        """Do with a request what the test wants. Returns whether the connection to the client goes on."""
+    def _treated(self, upstream: "_Upstream", message: bytes, how: Treatment) -> tuple[bytes, bool]:
+        """Do with a request what the test wants. What the client is to get, and whether its connection goes on."""
         if how.late:
             threading.Thread(target=self._later, args=(message, how.late), daemon=True).start()
-            return False
+            return b"", False
         time.sleep(how.delay)
         if how.cut_request:
             upstream.send(message[: len(message) // 2])
-            return False
+            return b"", False
         answer = how.answer
         for _ in range(how.times):
             answer = upstream.ask(message)
         time.sleep(how.hang)
         if how.silent or how.hang:
-            return False
+            return b"", False
         if how.cut_after >= 0:
-            client.sendall(answer[: how.cut_after])
-            return False
-        client.sendall(how.answer or answer)
-        return True
+            return answer[: how.cut_after], False
+        return how.answer or answer, True
 
     def _later(self, message: bytes, seconds: float) -> None:
         time.sleep(seconds)
