@@ -42,6 +42,8 @@ The order to read the code in
     Copying and comparing a backup's files between two members.
 ``key_copies``
     The key slots of an encrypted backup: of two documents `keys` that differ, which one counts.
+``running``, ``giving``
+    The members while the node runs: one that fails is put out of sync; a compaction's snapshot is given to all.
 ``catching_up``
     The thread that brings a member that was out of sync up to the others, and what trails.
 ``validity``, ``compare``, ``repair``

@@ -4,7 +4,7 @@ import errno
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -15,7 +15,6 @@ from backends.log.format.attachments import ATTACHMENTS
 from backends.log.format.documents import MANIFEST, SESSION, Manifest
 from backends.log.format.keys import KEYS
 from backends.log.format.members import MEMBERS, Member, OutOfSync
-from backends.log.format.records import is_part_of
 from backends.log.known_damage import DAMAGE
 from backends.log.reader.opening import read_manifest
 from backends.log.writer.compacted import CompactedSnapshot
@@ -26,7 +25,8 @@ from backends.members.catching_up import CatchingUp
 from backends.members.epochs import Epochs, clause
 from backends.members.events import Events
 from backends.members.examine import Obstacle, seen_as_foreign
-from backends.members.files import copy_file, make_equal, remove_readable
+from backends.members.files import make_equal, remove_readable
+from backends.members.giving import give_snapshot
 from backends.members.key_copies import newest_keys, read_keys_file, replaces
 from backends.members.newest import newest
 from backends.members.source import Source
@@ -37,9 +37,6 @@ from backends.storage.mirror.storage import Differs, MirrorStorage, Options
 from backends.storage.mirror.workers import Late, Workers
 from backends.system.commits import commits
 from backends.system.locks import Locked
-
-SPACE_KEPT = 16 << 20
-"""Bytes that must remain free at a member for the log that goes on."""
 
 BUSY = 1.0
 """Seconds since the last commit during which copying leaves half of the time to commits."""
@@ -354,23 +351,9 @@ class RunningMembers:
             source = self.mirror.in_sync.get(name)
             if source is None:
                 raise BackupError(f"the member {name}, at which it was made, is out of sync")
-            parts = [part for part in source.names() if is_part_of(part, compacted.written)]
-            for other, storage in list(self.mirror.in_sync.items()):
-                if other != name:
-                    self._give(source, storage, other, parts)
+            others = {other: storage for other, storage in self.mirror.in_sync.items() if other != name}
+            give_snapshot(source, others, compacted.written, Pace(commits))
             writer.publish_compaction(compacted)
-
-    def _give(self, source: Storage, storage: Storage, name: str, parts: Collection[str]) -> None:
-        """Copy the parts of an unpublished snapshot to one member. One that has failed is noticed by a commit."""
-        size = 0
-        for part in parts:
-            with closing(source.open(part)) as handle:
-                size += handle.size()
-        if storage.space().free < size + SPACE_KEPT:
-            raise BackupError(f"the member {name} has no space for {size >> 20} MiB more")
-        for part in parts:
-            copy_file(source, storage, part, pace=Pace(commits))
-        storage.sync_names()
 
     def damaged(self, name: str, what: str) -> bool:
         """A file of this member is damaged: put it out of sync, so that the others mend it. False if none could."""

@@ -138,8 +138,18 @@ class Pace:
         """Set when nothing but a sync brings data to this disk."""
 
     def another(self) -> "Pace":
-        """For another file, on another disk perhaps, beside the same commits."""
+        """For other work, on another disk perhaps, beside the same commits."""
         return Pace(self._commits, clock=self.now, sleep=self._sleep)
+
+    def on_another_disk(self) -> "Pace":
+        """For what goes on after this, as part of the same work, on a disk of which nothing is known yet.
+
+        What has been waited so far counts: a pace of its own would begin with as much free waiting again.
+        """
+        other = self.another()
+        other.yielded, other.done, other._log_before = self.yielded, self.done, self._log_before
+        other.short_of_space = self.short_of_space
+        return other
 
     @property
     def hurried(self) -> bool:
