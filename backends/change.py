@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from zlib import crc32
 
+from backends.sqlite_header import in_wal_mode
+
 VERSIONS = 1 << 32
 """`data_version` is an unsigned 32-bit number and wraps to 0."""
 
@@ -39,7 +41,7 @@ def database_fingerprint(header: bytes) -> int:
     different histories apart (observed on a real node through the life of a channel). A new file is still empty; that
     is a valid fingerprint as well. In WAL mode the result is UNKNOWN_DATABASE: a commit does not change these bytes.
     """
-    if header[18:20] == b"\2\2":
+    if in_wal_mode(header):
         return UNKNOWN_DATABASE
     return crc32(header) or 1
 

@@ -2,11 +2,11 @@
 
 import os
 import re
-import socket
 from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from backends.text import printable
+from backends.this_machine import is_this_machine
 
 _NFS_MOUNT = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\]):(?P<path>/(?!/).+)")
 """An NFS share as it is written for `mount`: `nas:/volume1/backup`."""
@@ -122,7 +122,7 @@ def of_a_file_with_host(host: str, path: str) -> str:
     """The URL that was probably meant by file://HOST/PATH, since file:// reaches no other machine."""
     if host.startswith("~"):
         return path_meant(f"{host}{path}")
-    if host in (socket.gethostname(), socket.gethostname().partition(".")[0], "127.0.0.1", "[::1]", "."):
+    if host == "." or is_this_machine(host):
         return Path(path).as_uri()
     return Path(f"/{host}{path}").as_uri()  # two slashes instead of three: the first directory became the host
 

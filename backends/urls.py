@@ -64,19 +64,19 @@ class Destination:
         return Destination(self.scheme, self.host, self.path / name, self.options)
 
     @property
-    def local_path(self) -> Path:
-        """The path, as a path on this machine."""
-        return Path(self.path)
+    def directory(self) -> Path | None:
+        """The path of this machine that the URL names; None if it names a server, a bucket, or a stick by its label.
 
-    @property
-    def names_no_other_machine(self) -> bool:
-        """Whether the URL names no host, or `localhost`."""
-        return self.host in ("", "localhost")
+        In a `file` URL the host `localhost` means the same as none (RFC 8089). In an `nfs` URL each host is a server
+        that is spoken to without a mount, also one on this machine: its path is an export of that server.
+        """
+        hosts = {"file": ("", "localhost"), "nfs": ("",)}
+        return Path(self.path) if self.host in hosts.get(self.scheme, ()) else None
 
     @property
     def is_mounted(self) -> bool:
         """Whether it is reached through a mount of this machine: a disk, a stick, a mounted share."""
-        return self.scheme in ("file", "usb") or (self.scheme == "nfs" and self.names_no_other_machine)
+        return self.scheme in ("file", "usb") or self.directory is not None
 
 
 _MARKS = ("single-server",)

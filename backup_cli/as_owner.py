@@ -160,9 +160,7 @@ def _way_to_backup(url: str) -> Way | None:
     place = parse_url(url)
     if place.scheme == "usb" and place.host:
         return way_to(find_stick(place.host).point.joinpath(*place.path.parts[1:]))
-    if place.scheme in ("file", "nfs") and place.names_no_other_machine:
-        return way_to(place.local_path)
-    return None
+    return None if place.directory is None else way_to(place.directory)
 
 
 def _is_roots(way: Way) -> bool:

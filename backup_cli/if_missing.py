@@ -18,6 +18,7 @@ from backends.node.lockfile import LOCK_FILE, read_settings
 from backends.node.pairing import Found
 from backends.node.present import inspect_database
 from backends.node.running import running_lightningd
+from backends.sqlite_header import MAGIC
 from backends.text import shell_line
 from backup_cli.console import say, warn
 from backup_cli.dry_run import tell_steps
@@ -36,8 +37,6 @@ if_missing_option = click.option(
 LOOKED_INTO = 16 << 20
 """A database of up to this many bytes is opened. lightningd makes one of some 300 KiB within its first transaction, so
 a larger one is no leftover of a first start that was killed; and a copy of it, which a journal asks for, takes long."""
-
-_SQLITE = b"SQLite format 3\0"
 
 
 class NothingYet(BackupError):
@@ -82,8 +81,8 @@ def database_is_there(target: Path, file: Path) -> bool:
         raise BackupError(f"{following}. Nothing was restored")
     if size > LOOKED_INTO or running_lightningd(target.parent) is not None:
         with file.open("rb") as opened:
-            begins = opened.read(len(_SQLITE))
-        if begins != _SQLITE:
+            begins = opened.read(len(MAGIC))
+        if begins != MAGIC:
             _refuse(f"{file} is no SQLite database: its first bytes are others", file)
         return True
     found = inspect_database(file)

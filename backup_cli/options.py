@@ -288,5 +288,4 @@ def removed_on_failure(backup: Backup, making: Making | None = None) -> Iterator
 
 def local_directory(url: str) -> Path | None:
     """The path of a backup on a mounted filesystem; None if the URL does not name one."""
-    place = parse_url(url)
-    return place.local_path if place.scheme in ("file", "nfs") and place.names_no_other_machine else None
+    return parse_url(url).directory

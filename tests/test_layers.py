@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
     # What everything uses. A module's name means that module; a folder's name everything in it.
-    ["text", "times"],
+    ["text", "times", "this_machine", "sqlite_header"],
     ["near_miss", "holder", "errors"],
     ["change", "base", "urls", "commit_timeout", "keep", "keyring"],
     ["mounts"],

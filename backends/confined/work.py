@@ -33,6 +33,7 @@ from backends.sqlite.compare import Comparison
 from backends.sqlite.rebuild import BytesDone, Rebuilt
 from backends.sqlite.schema import UnknownObjects
 from backends.sqlite.source import DatabaseState
+from backends.sqlite_header import MAGIC
 from backends.text import printable
 
 __all__ = [
@@ -47,8 +48,6 @@ __all__ = [
     "rebuild_legacy_file",
     "release_followed",
 ]
-
-_SQLITE = b"SQLite format 3\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +229,7 @@ def check_made(target: Path, size: int) -> None:
     try:
         descriptor = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            made, begin = os.fstat(descriptor), os.pread(descriptor, len(_SQLITE), 0)
+            made, begin = os.fstat(descriptor), os.pread(descriptor, len(MAGIC), 0)
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -238,7 +237,7 @@ def check_made(target: Path, size: int) -> None:
             f"{target} is not the file that was written there ({error.strerror}); nothing was replaced"
         ) from None
     plain = stat.S_ISREG(made.st_mode) and made.st_nlink == 1 and not made.st_mode & 0o177
-    if not plain or made.st_uid != os.geteuid() or made.st_size != size or (size and begin != _SQLITE):
+    if not plain or made.st_uid != os.geteuid() or made.st_size != size or (size and begin != MAGIC):
         raise BackupError(
             f"{target} is not the file that was written there; nothing was replaced. Do not start a node from it"
         )

@@ -10,9 +10,9 @@ from backends.legacy.errors import LegacyDamaged
 from backends.legacy.file import Frame, LegacyFile
 from backends.legacy.history import LegacyChanges
 from backends.legacy.outline import Outline, outline
+from backends.sqlite_header import FILE_FORMAT, NOT_WAL, in_wal_mode
 
 _PIECE = 1 << 18
-_JOURNAL_KINDS = slice(18, 20)
 """Two bytes of a SQLite file's header: 1 for a rollback journal, 2 for a WAL."""
 
 
@@ -61,10 +61,10 @@ class LegacyBackup:
         for offset in range(snapshot.payload, snapshot.end, _PIECE):
             piece = self._file.read(offset, min(_PIECE, snapshot.end - offset))
             end = offset + len(piece)
-            if offset == snapshot.payload and piece[_JOURNAL_KINDS] == b"\2\2":
+            if offset == snapshot.payload and in_wal_mode(piece):
                 # The database was in WAL mode, but its WAL was not saved. SQLite must not look for one; if it held
                 # changes, the version of the snapshot shows that they are missing.
-                piece = piece[: _JOURNAL_KINDS.start] + b"\1\1" + piece[_JOURNAL_KINDS.stop :]
+                piece = piece[: FILE_FORMAT.start] + NOT_WAL + piece[FILE_FORMAT.stop :]
             yield piece, end
 
     @property

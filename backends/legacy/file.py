@@ -18,6 +18,7 @@ from backends.change import MAX_CHANGE
 from backends.errors import BackupError, NotABackup, Unreachable
 from backends.legacy.errors import LegacyDamaged
 from backends.node.directory import expanded
+from backends.sqlite_header import MAGIC
 from backends.urls import parse_url
 
 HEADER_SIZE = 512
@@ -26,7 +27,6 @@ CHANGE, SNAPSHOT = 1, 2
 _HEADER = Struct(">IIQIQQ")
 _RECORD = Struct(">IIB")
 _FILE_VERSION = b"\0\0\0\1"
-_SQLITE = b"SQLite format 3\0"
 _NO_FILE_IS_LARGER = 1 << 48
 _READ_AHEAD = 1 << 18
 
@@ -128,7 +128,7 @@ class LegacyFile:
         if frame.kind == CHANGE:
             return frame if frame.length <= MAX_CHANGE else None
         # The older plugin's compaction left an empty snapshot for a node that had never started.
-        whole = frame.kind == SNAPSHOT and (not frame.length or self.read(frame.payload, len(_SQLITE)) == _SQLITE)
+        whole = frame.kind == SNAPSHOT and (not frame.length or self.read(frame.payload, len(MAGIC)) == MAGIC)
         return frame if whole else None
 
     def _header(self, regular: bool) -> Header:
@@ -184,7 +184,7 @@ def legacy_backup_at(url: str) -> Path | None:
 
 def _local_file(url: str) -> Path | None:
     place = parse_url(url)
-    return place.local_path if place.scheme == "file" and place.names_no_other_machine else None
+    return place.directory if place.scheme == "file" else None
 
 
 def _without_waiting(path: Path | str, _: int = 0) -> int:

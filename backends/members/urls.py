@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from backends.log.format.members import MAX_MEMBERS, Member
 from backends.near_miss import without_secrets
+from backends.this_machine import stays_here
 from backends.urls import BadURL, Destination, parse_url
 
 TRAILING = "trailing"
@@ -93,9 +94,10 @@ def _server(text: str) -> Server:
 
 
 def _telling(destination: Destination) -> str:
-    """The part of the URL that tells this place from others. A Unix socket's path is the same on every machine."""
+    """The part of the URL that tells this place from others. An address of the loopback or the path of a Unix socket is
+    the same on every machine."""
     named = servers(destination) if destination.scheme in _BY_HOST else ()
-    if named and named[0].name != "localhost" and not named[0].name.startswith("/"):
+    if named and not stays_here(named[0].name):
         return named[0].name
     path = destination.path
     if path.name.endswith(SUFFIX):

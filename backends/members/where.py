@@ -1,7 +1,6 @@
 """Where members are: whether two URLs name the same place, and what could destroy two members at once."""
 
 import os
-import socket
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ from backends.mounts.sticks import find_stick
 from backends.mounts.table import mount_of
 from backends.places.base import Place
 from backends.storage.unreachable import reaching
+from backends.this_machine import is_this_machine
 from backends.urls import Destination, parse_url
 
 _PORTS = {"sftp": "22", "postgres": "5432", "nfs": "2049", "http": "80", "https": "443"}
@@ -32,7 +32,7 @@ def local_path(url: str) -> Path | None:
     place = parse_url(url)
     if place.scheme == "usb":
         return find_stick(place.host).point.joinpath(*place.path.parts[1:])
-    return place.local_path if place.scheme in ("file", "nfs") and place.names_no_other_machine else None
+    return place.directory
 
 
 def mount_point(url: str) -> str | None:
@@ -140,7 +140,7 @@ def place_warnings(url: str, place: Place, directory: Path) -> list[str]:
     `place`: one sentence per item. Raises BackupError."""
     found, named = place.warnings(directory), parse_url(url)
     machines = [] if named.is_mounted else _machines(named)
-    if machines and all(_is_here(name) for name in machines):
+    if machines and all(is_this_machine(name) for name in machines):
         found.append(
             f"{url} is reached at this machine's own address. Unless a tunnel begins there, the backup is on the "
             "node's own machine: when that is stolen, burns or loses its disk, database and backup die together. "
@@ -149,17 +149,11 @@ def place_warnings(url: str, place: Place, directory: Path) -> list[str]:
     return found
 
 
-def _is_here(name: str) -> bool:
-    """Whether a server's name is this machine's own: an address of the loopback, its host name, or a Unix socket."""
-    own = socket.gethostname().lower()
-    return name in ("localhost", "[::1]", "::1", own, own.partition(".")[0]) or name.startswith(("127.", "/"))
-
-
 def _machines(place: Destination) -> list[str]:
     """The names of the servers, sticks and stores that the member is lost with."""
     if place.scheme in _BUCKETS:
         endpoint = _endpoint(place)[1]
         return [] if endpoint is None else [endpoint.name]
-    if place.scheme in ("file", "nfs") and place.names_no_other_machine:
+    if place.directory is not None:
         return []
     return [server.name for server in servers(place)]

@@ -19,7 +19,8 @@ class FilePlace(Place):
     """A directory on this machine. A backup can be read from any filesystem, but kept only on one that persists."""
 
     def __init__(self, destination: Destination) -> None:
-        if not destination.names_no_other_machine:
+        directory = destination.directory
+        if directory is None:
             raise BadURL(
                 f"{destination.shown} names the machine {destination.shown_host!r}, and file:// only reaches this one; "
                 "write it with three slashes: "
@@ -32,7 +33,7 @@ class FilePlace(Place):
             raise BadURL(
                 f"{destination.shown}: {EPHEMERAL}={accepted} means nothing; the only value is {EPHEMERAL}={ACCEPTED}"
             )
-        self._url, self._path, self._accepted = str(destination), destination.local_path, bool(accepted)
+        self._url, self._path, self._accepted = str(destination), directory, bool(accepted)
         self._storage = LocalStorage(self._path)
 
     @property

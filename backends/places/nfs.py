@@ -24,7 +24,8 @@ def nfs_place(destination: Destination) -> Place:
     commit_timeout_of(destination)
     if not destination.path.name:
         raise BadURL(f"{destination.shown} names no directory; write it like nfs://nas.local/export/lightning.bkp")
-    return ServerPlace(destination) if destination.host else MountedSharePlace(destination)
+    path = destination.directory
+    return ServerPlace(destination) if path is None else MountedSharePlace(destination, path)
 
 
 class ServerPlace(Place):
@@ -41,14 +42,15 @@ class ServerPlace(Place):
 class MountedSharePlace(Place):
     """A directory on a mounted share. The URL's option `share` records which share was mounted there at `init`."""
 
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, path: Path) -> None:
+        """`path` is `destination.directory`."""
         for name, _ in destination.options:
             if name not in _MOUNTED_OPTIONS:
                 raise BadURL(
                     f"{destination.shown}: the option {name!r} is for nfs://server/..., not for a mounted share; the "
                     f"options are: {options_listed(_MOUNTED_OPTIONS)}"
                 )
-        self._path, self._remembered = destination.local_path, destination.option(_SHARE, "")
+        self._path, self._remembered = path, destination.option(_SHARE, "")
         self._share = MountedStorage(self._find, f"{self._path} (a network share)", self._read_only)
 
     @property

@@ -12,6 +12,7 @@ from backends.storage.s3.cost import estimate
 from backends.storage.s3.probe import probe, probe_again
 from backends.storage.s3.store import S3Store
 from backends.storage.unreachable import reaching
+from backends.this_machine import stays_here
 from backends.urls import Destination, parse_url
 
 
@@ -60,16 +61,13 @@ class BucketPlace(Place):
 
     def warnings(self, node_directory: Path) -> list[str]:
         found = super().warnings(node_directory)
-        if self._store.reached_by.endpoint.startswith("http://") and not self._is_here():
+        endpoint = urlsplit(self._store.reached_by.endpoint)
+        if endpoint.scheme == "http" and not stays_here(endpoint.hostname or ""):
             found.append(
                 f"{self._store.reached_by.endpoint} is not encrypted on the way (http://): whoever is between here and "
                 "there can read, change and repeat what is sent. Use https:// if the store has it"
             )
         return found
-
-    def _is_here(self) -> bool:
-        host = urlsplit(self._store.reached_by.endpoint).hostname or ""  # in lower case, without brackets
-        return host in ("localhost", "::1") or host.startswith("127.")
 
     def durable_url(self, url: str) -> str:
         """With the endpoint, the region and the profile that the environment named: it may say something else, or

@@ -20,11 +20,11 @@ from backends.change import DATABASE_HEADER
 from backends.sqlite.connection import READ_WRITE, connect, names_super_journal, run
 from backends.sqlite.error_text import NOT_TO_BE_READ
 from backends.sqlite.source import DatabaseState, state_of
+from backends.sqlite_header import in_wal_mode
 
 MAX_JOURNAL = 64 << 20
 """Bytes. With a larger journal the database is not examined, because what is rolled back is kept in memory."""
 
-_WAL_VERSIONS = slice(18, 20)
 """The two header bytes that are both 2 in a database in WAL mode."""
 
 _BLOCK = 4096
@@ -108,7 +108,7 @@ class _ReadOnlyDisk(apsw.VFS):
         if names_super_journal(self.database):
             return Unclear.NO_DATABASE
         wal = self.database.with_name(f"{self.database.name}-wal")
-        if self.main.read(DATABASE_HEADER, 0)[_WAL_VERSIONS] == b"\2\2" or (wal.exists() and wal.stat().st_size):
+        if in_wal_mode(self.main.read(DATABASE_HEADER, 0)) or (wal.exists() and wal.stat().st_size):
             return Unclear.WAL
         journal = self._files.get(self._journal)
         return Unclear.LARGE_JOURNAL if journal is not None and journal.xFileSize() > MAX_JOURNAL else None

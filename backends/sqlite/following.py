@@ -32,6 +32,7 @@ from backends.sqlite.replay import Replay
 from backends.sqlite.replay_errors import creates_unknown, leads_elsewhere
 from backends.sqlite.schema import unknown_objects
 from backends.sqlite.source import DatabaseState, state_of
+from backends.sqlite_header import MAGIC
 from backends.text import printable
 
 _SETTINGS = (
@@ -41,7 +42,6 @@ _SETTINGS = (
 )
 READ_ONLY_MODE = 0o400
 _NEVER = 1 << 62
-_SQLITE = b"SQLite format 3\0"
 
 
 class NoCopy(BackupError):
@@ -283,7 +283,7 @@ def _refuse_foreign(path: Path) -> None:
         header = os.pread(descriptor, DATABASE_HEADER, 0)
     finally:
         os.close(descriptor)
-    if not header.startswith(_SQLITE):
+    if not header.startswith(MAGIC):
         raise CopyDamaged(f"the copy {path} is damaged: it does not begin as a database does")
     if not is_following(header):
         raise NoCopy(f"{path} is not a copy that follows a backup")

@@ -26,10 +26,8 @@ from backends.sqlite.connection import (
     run,
 )
 from backends.sqlite.source import state_of
+from backends.sqlite_header import FILE_FORMAT, in_wal_mode
 from backends.system.pulse import pulse
-
-_FORMAT_VERSIONS = slice(18, 20)
-_WAL = b"\2\2"
 
 
 @contextmanager
@@ -48,7 +46,7 @@ def in_place(database: Path, *, beside: bool) -> Iterator[SnapshotSource | None]
         run(connection, "BEGIN")
         run(connection, "SELECT count(*) FROM sqlite_schema")
         size = _size(connection)
-        if os.pread(descriptor, 20, 0)[_FORMAT_VERSIONS] == _WAL or os.fstat(descriptor).st_size != size:
+        if in_wal_mode(os.pread(descriptor, FILE_FORMAT.stop, 0)) or os.fstat(descriptor).st_size != size:
             yield None
             return
         check = held.enter_context(_Check(database))

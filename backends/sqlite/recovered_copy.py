@@ -12,6 +12,7 @@ from pathlib import Path
 from backends.errors import BackupError
 from backends.sqlite.connection import READ_WRITE, corrupt, names_super_journal, opened, run
 from backends.sqlite.error_text import FOREIGN_JOURNAL
+from backends.sqlite_header import FILE_FORMAT, in_wal_mode
 from backends.system.scratch import scratch_directory, scratch_place
 
 _SUFFIXES = ("-journal", "-wal")
@@ -50,6 +51,6 @@ def _in_wal_mode(path: Path) -> bool:
     """Whether the database is in WAL mode: then SQLite creates files beside it even to read it."""
     try:
         with path.open("rb") as file:
-            return file.read(20)[18:] == b"\2\2"
+            return in_wal_mode(file.read(FILE_FORMAT.stop))
     except OSError as error:
         raise BackupError(f"{path} cannot be read: {error.strerror}; check the path and try again") from error

@@ -29,13 +29,13 @@ from backends.sqlite.connection import (
     run,
 )
 from backends.sqlite.schema import NONE_UNKNOWN, UnknownObjects, unknown_objects
+from backends.sqlite_header import FILE_FORMAT, NOT_WAL, in_wal_mode
 
 __all__ = ["Busy", "Corrupt", "DatabaseState", "copy_database", "inspect", "state_of"]
 
 PAGES_PER_STEP = 1000
 _PAGE = 4096
 
-_FORMAT_VERSIONS = 18
 """Offset of the two header bytes that are 1 for a rollback journal and 2 for a WAL."""
 
 
@@ -180,7 +180,7 @@ def _leave_wal(target: Path) -> None:
     """Mark the copy as not in WAL mode. The backup API copies the header page, and with it the original's mode."""
     descriptor = os.open(target, os.O_RDWR | os.O_CLOEXEC)
     try:
-        if os.pread(descriptor, 2, _FORMAT_VERSIONS) == b"\2\2":
-            os.pwrite(descriptor, b"\1\1", _FORMAT_VERSIONS)
+        if in_wal_mode(os.pread(descriptor, FILE_FORMAT.stop, 0)):
+            os.pwrite(descriptor, NOT_WAL, FILE_FORMAT.start)
     finally:
         os.close(descriptor)

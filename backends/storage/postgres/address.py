@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from backends.commit_timeout import commit_timeout_of
 from backends.storage.postgres.unix_socket import MAX_PATH, socket_path
 from backends.text import printable
+from backends.this_machine import stays_here
 from backends.urls import BadURL, Destination, is_port
 
 DEFAULT_SCHEMA = "lightning_backup"
@@ -42,7 +43,7 @@ class Host:
     @property
     def is_here(self) -> bool:
         """Whether nobody else can read or change what goes to this server: it is on this machine."""
-        return self.is_socket or self.name in ("localhost", "127.0.0.1", "::1")
+        return stays_here(self.name)
 
 
 @dataclass(frozen=True, slots=True)
