@@ -17,9 +17,9 @@ from backends.log.reader.opening import read_manifest
 from backends.members.survey import WITHIN
 from backends.members.urls import split_trailing
 from backends.storage.base import Storage
-from backends.storage.unreachable import reaching
+from backends.storage.unreachable import is_silence, reaching
 from backup_cli.options import existing_backup, find_backup
-from backup_cli.waiting import answered
+from backup_cli.waiting import answered, no_answer, note_silence, silence_of
 
 Where = Backup | str | Sequence[str]
 """A backup, its URL, or the URLs of its members."""
@@ -79,30 +79,36 @@ def _seen(found: Sequence[Encrypted | Backup | None]) -> Look:
 
 def _answers(urls: Sequence[str], others_within: float) -> list[Encrypted | Backup | None]:
     """What the members say. `others_within`: seconds that the others get once one has answered."""
-    answers: Queue[Encrypted | Backup | BaseException] = Queue()
-    for url in urls:
+    answers: Queue[tuple[str, Encrypted | Backup | BaseException]] = Queue()
+    asked = {url for url in urls if silence_of(url) is None}
+    for url in asked:
         threading.Thread(target=_answer, args=(url, answers), name="asking", daemon=True).start()
     found: list[Encrypted | Backup | None] = []
     until = time.monotonic() + WITHIN
-    for _ in urls:
+    while asked:
         try:
-            answer = answers.get(timeout=max(until - time.monotonic(), 0.0))
+            url, answer = answers.get(timeout=max(until - time.monotonic(), 0.0))
         except Empty:
             break
+        asked.remove(url)
         if isinstance(answer, NotEncrypted):
             raise answer
+        if isinstance(answer, BackupError) and is_silence(answer):
+            note_silence(url, answer)
         if not isinstance(answer, BaseException):
             found.append(answer)
             until = min(until, time.monotonic() + others_within)
+    for url in asked if not found else ():  # they had all of the time
+        note_silence(url, no_answer(url, WITHIN))
     return found
 
 
-def _answer(url: str, answers: "Queue[Encrypted | Backup | BaseException]") -> None:
+def _answer(url: str, answers: "Queue[tuple[str, Encrypted | Backup | BaseException]]") -> None:
     try:
         named, backup = find_backup(url)
-        answers.put(_encryption(named, backup))
+        answers.put((url, _encryption(named, backup)))
     except BaseException as error:  # the command itself meets it again, and says it
-        answers.put(error)
+        answers.put((url, error))
 
 
 def _alone(url: str) -> Encrypted | Backup | None:

@@ -7,6 +7,7 @@ line for each member.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from backends import backup_at
@@ -17,13 +18,24 @@ from backends.log.status import Status
 from backends.log.status_of_members import listed, with_members
 from backends.members.member_statuses import Belief, Found, ReadAlone, member_statuses
 from backends.members.newest import SeenMember, newest, newest_epoch
-from backends.members.survey import WITHIN, Survey, absence_of, ask_all, key_needed_for, look_at, survey, why_not_seen
+from backends.members.survey import (
+    WITHIN,
+    Absence,
+    Survey,
+    absence_of,
+    ask_all,
+    key_needed_for,
+    look_at,
+    survey,
+    why_not_seen,
+)
 from backends.members.urls import named, new_name
 from backends.node.lockfile import Settings
 from backends.node.members_note import read_members_note
 from backends.storage.unreachable import reaching
 from backends.text import counted
 from backup_cli import as_owner
+from backup_cli.waiting import no_answer, note_silence, silence_of
 
 READ_WITHIN = 120.0
 """Seconds in which the logs of all members must be read. Each has answered a moment before."""
@@ -73,7 +85,7 @@ def newest_url(settings: Settings) -> str:
     """
     if not settings.members:
         return settings.url
-    found = survey(settings.members, settings.backup_id)
+    found = _surveyed(settings)
     if found.key_needed is not None:
         raise found.key_needed
     if not found.seen:
@@ -85,11 +97,42 @@ def newest_url(settings: Settings) -> str:
 def own_members(directory: Path, settings: Settings) -> SeenBackup:
     """The backup of the node in this network directory. Raises Diverged, Unreachable, Damaged or KeyNeeded."""
     note = read_members_note(directory)
-    seen = survey(settings.members, settings.backup_id, WITHIN)
+    seen = _surveyed(settings)
     if seen.key_needed is not None:
         raise seen.key_needed
     found = Found(settings.members, seen, note, _read_all(seen, settings.members))
     return _whole(found, settings.url, settings.need)
+
+
+def _surveyed(settings: Settings) -> Survey:
+    """What the members of this node's backup say. In a command that asks once, those that were silent are left out."""
+    silent = {member: error for member in settings.members if (error := silence_of(member.url)) is not None}
+    found = survey([member for member in settings.members if member not in silent], settings.backup_id, WITHIN)
+    for name, absence in found.absences.items():
+        if absence is Absence.NO_ANSWER:
+            url = settings.member(name).url
+            note_silence(url, Unreachable(f"{url}: {found.missing[name]}", clause=found.missing[name]))
+    return replace(
+        found,
+        missing={**found.missing, **{member.name: why_not_seen(error, WITHIN) for member, error in silent.items()}},
+        absences={**found.absences, **{member.name: Absence.NO_ANSWER for member in silent}},
+    )
+
+
+def names_at(urls: Sequence[str]) -> dict[str, list[str]]:
+    """The names of the files of each of these members, by URL; those that cannot be read in time are left out."""
+    asked = [url for url in urls if silence_of(url) is None]
+    answers, failures = ask_all({url: partial(_names, url) for url in asked}, WITHIN)
+    for url, error in failures.items():
+        if absence_of(error) is Absence.NO_ANSWER:
+            note_silence(url, error if isinstance(error, BackupError) else no_answer(url, WITHIN))
+    return answers
+
+
+def _names(url: str) -> list[str]:
+    backup = backup_at(url)
+    with reaching(backup.storage):
+        return backup.storage.names()
 
 
 def given_members(urls: Sequence[str]) -> SeenBackup:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from backends.commit_timeout import DEFAULT_COMMIT_TIMEOUT, commit_timeout_of
-from backends.errors import Unreachable
+from backends.errors import BackupError, Unreachable
+from backends.storage.unreachable import is_silence
 from backends.urls import BadURL, names_a_mount, parse_url
 from backup_cli.console import say
 
@@ -37,8 +38,23 @@ def answered(url: str, ask: Callable[[], _Result]) -> _Result:
 
     Raises Unreachable if it does not answer in that time.
     """
-    if _silent is not None and url in _silent:
-        raise _silent[url]
+    before = silence_of(url)
+    if before is not None:
+        raise before
+    try:
+        return _waited_for(url, ask)
+    except (BackupError, OSError) as error:
+        if is_silence(error):  # its own client has given up, sooner than this
+            note_silence(
+                url,
+                error
+                if isinstance(error, BackupError)
+                else _no_answer(url, f"cannot be used: {error.strerror or error}"),
+            )
+        raise
+
+
+def _waited_for(url: str, ask: Callable[[], _Result]) -> _Result:
     asking, timeout = _Asking(ask), _commit_timeout(url)
     try:
         return asking.wait(FIRST_WORD)
@@ -47,13 +63,21 @@ def answered(url: str, ask: Callable[[], _Result]) -> _Result:
     try:
         return asking.wait(max(timeout + _MARGIN - FIRST_WORD, 0.0))
     except NoAnswer:
-        error = Unreachable(
-            f"{url} has not answered for {timeout:.0f} seconds. What was saved there is safe; {_what_to_check(url)}; "
-            "then repeat the command"
-        )
-    if _silent is not None:
-        _silent[url] = error
+        error = no_answer(url, timeout)
+    note_silence(url, error)
     raise error
+
+
+def no_answer(url: str, seconds: float) -> Unreachable:
+    """The error for a destination that has not answered for so long."""
+    return _no_answer(url, f"has not answered for {seconds:.0f} seconds")
+
+
+def _no_answer(url: str, what: str) -> Unreachable:
+    return Unreachable(
+        f"{url} {what}. What was saved there is safe; {_what_to_check(url)}; then repeat the command",
+        clause=f"it {what}",
+    )
 
 
 def _what_to_check(url: str) -> str:
@@ -64,7 +88,10 @@ def _what_to_check(url: str) -> str:
 
 @contextmanager
 def asked_once() -> Iterator[None]:
-    """Meanwhile, a destination that has not answered in time is not asked again: it has failed for all that follows."""
+    """Meanwhile, a destination that has not answered in time is not asked again: it has failed for all that follows.
+
+    Whoever asks without `answered`, such as several at once, looks at `silence_of` before, and calls `note_silence`.
+    """
     global _silent
     _silent = {}
     try:
@@ -73,7 +100,18 @@ def asked_once() -> Iterator[None]:
         _silent = None
 
 
-_silent: dict[str, Unreachable] | None = None
+def silence_of(url: str) -> BackupError | None:
+    """The error of a destination that is not to be asked again, because it has not answered before."""
+    return None if _silent is None else _silent.get(url)
+
+
+def note_silence(url: str, error: BackupError) -> None:
+    """This destination has not answered in time: under `asked_once`, it has failed with this error from now on."""
+    if _silent is not None:
+        _silent[url] = error
+
+
+_silent: dict[str, BackupError] | None = None
 """The URLs that have not answered, each with the error; None if each is to be asked whenever it is needed."""
 
 

@@ -20,7 +20,7 @@ from backends.log.reader.authentic import check_segment
 from backends.log.reader.opening import read_manifest, read_members
 from backends.members.newest import SeenMember
 from backends.storage.base import Storage
-from backends.storage.unreachable import reaching
+from backends.storage.unreachable import is_silence, reaching
 from backends.text import unexpected
 
 WITHIN = 20.0
@@ -207,7 +207,7 @@ def why_not_seen(error: BaseException | None, within: float) -> str:
 
 def absence_of(error: BaseException | None) -> Absence:
     """Why a member was not seen, as a fact. `error` is what `ask_all` has for it."""
-    if error is None:
+    if error is None or is_silence(error):
         return Absence.NO_ANSWER
     if isinstance(error, NotSeen):
         return error.absence

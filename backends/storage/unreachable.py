@@ -35,6 +35,12 @@ def reaching(storage: Storage) -> Iterator[None]:
         ) from error
 
 
+def is_silence(error: BaseException | None) -> bool:
+    """Whether this error, or the one that it was made of, says that no answer came in time: whoever asks again waits as
+    long again."""
+    return isinstance(error, TimeoutError) or (error is not None and isinstance(error.__cause__, TimeoutError))
+
+
 def _nothing_at(place: str, storage: Storage) -> str:
     if storage.is_mounted:
         return (

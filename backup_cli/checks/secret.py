@@ -7,6 +7,7 @@ from pathlib import Path
 
 from backends import backup_at
 from backends.errors import BackupError
+from backends.log.format.attachments import Attachment
 from backends.node.directory import database_path
 from backends.node.hsm_secret import HSM_SECRET, Checked, Verdict, check_secret
 from backends.node.key_file import KEY_FILE
@@ -16,7 +17,7 @@ from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.node_config import NodeConfig
 from backup_cli.restore_attached import secret_is_stored
 from backup_cli.secret_text import how_to_tell, known_node, why_wrong
-from backup_cli.seen_members import newest_url
+from backup_cli.seen_members import names_at
 
 
 def check_hsm_secret(config: NodeConfig) -> Iterator[Finding]:
@@ -87,14 +88,16 @@ def _in_order(config: NodeConfig, mode: int, checked: Checked) -> str:
 def _stored_at(directory: Path) -> str | None:
     """The URL of this node's backup, if that holds `hsm_secret`, too (`init --with-hsm-secret`).
 
-    Only an encrypted one can. A plain one is not asked: one that hangs costs 5 seconds each time.
+    Only an encrypted one can. A plain one is not asked: one that hangs costs 5 seconds. Of several members, any that
+    has the file will do: it never changes, and the names of files can be seen without the key.
     """
     if not (directory / KEY_FILE).exists():
         return None
     with suppress(BackupError, OSError):  # that the backup cannot be reached is reported elsewhere
-        url = newest_url(read_settings(directory))
-        if secret_is_stored(url, backup_at(url)):
-            return url
+        urls = read_settings(directory).urls
+        if len(urls) == 1:
+            return urls[0] if secret_is_stored(urls[0], backup_at(urls[0])) else None
+        return next((url for url, names in names_at(urls).items() if Attachment.SECRET.value in names), None)
     return None
 
 

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Event
 from typing import NoReturn
@@ -19,6 +20,7 @@ from backends.node.hsm_seed import derived_secret
 from backends.node.key_file import KEY_FILE, read_key_file, write_key
 from backends.storage.local import LocalStorage
 from tests.cli.encrypted import OTHER_SECRET, PASSPHRASE, Safe, cli, encrypt
+from tests.cli.several import init_several, place_of
 from tests.contrib.checking import check, configure, the_problem
 from tests.end_to_end.world import World, tree
 from tests.known_secret import SECRET, known_database
@@ -68,6 +70,78 @@ def test_encrypted_backup_that_hangs_is_asked_once(world: World, safe: Safe, mon
     assert len(asked) == 1
     assert f"{world.url} has not answered" in said.out
     assert said.code == 1
+
+
+def test_encrypted_backup_whose_client_gives_up_by_itself_is_asked_once(
+    world: World, safe: Safe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As sftp://, s3:// and others do, at their commit timeout, which may be five seconds."""
+    asked: list[str] = []
+
+    def give_up(storage: LocalStorage, *_: object) -> NoReturn:
+        asked.append(storage.describe())
+        raise TimeoutError(errno.ETIMEDOUT, "the server does not answer")
+
+    (world.directory / HSM_SECRET).chmod(0o400)
+    for name in ("exists", "names", "open"):
+        monkeypatch.setattr(LocalStorage, name, give_up)
+    said = cli("check-config", "--lightning-dir", world.directory)
+    assert len(asked) == 1
+    assert "cannot be used: the server does not answer" in said.out
+    assert said.code == 1
+
+
+@pytest.fixture
+def several(world: World) -> Mapping[str, Path]:
+    """The directory of each member of the node's encrypted backup."""
+    world.database.write_bytes(known_database())
+    (world.directory / HSM_SECRET).write_bytes(SECRET)
+    (world.directory / HSM_SECRET).chmod(0o400)
+    assert init_several(world, "nas", "far", "usb", options=("--encrypt",)).code == 0
+    return {name: place_of(world, name) for name in ("nas", "far", "usb")}
+
+
+@pytest.mark.parametrize("silent", [("nas",), ("nas", "far", "usb")], ids=["one of three", "all"])
+def test_member_that_hangs_is_asked_once_by_all_checks(
+    world: World, several: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch, silent: tuple[str, ...]
+) -> None:
+    ended, asked = Event(), Counter[Path]()
+    hanging = {several[name] for name in silent}
+
+    def hang(name: str) -> Callable[..., object]:
+        real = getattr(LocalStorage, name)
+
+        def instead(storage: LocalStorage, *arguments: object) -> object:
+            if storage._path in hanging:
+                asked[storage._path] += 1
+                ended.wait()
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(storage, *arguments)
+
+        return instead
+
+    for module in ("backup_cli.seen_members", "backup_cli.seen_encryption", "backup_cli.checks.members"):
+        monkeypatch.setattr(f"{module}.WITHIN", 0.5)
+    for name in ("exists", "names", "open"):
+        monkeypatch.setattr(LocalStorage, name, hang(name))
+    try:
+        said = cli("check-config", "--lightning-dir", world.directory)
+    finally:
+        ended.set()
+    assert max(asked.values()) == 1 and len(asked) == len(silent)
+    if silent == ("nas",):
+        assert "nas cannot be read now (it has not answered for 0 seconds" in said.out
+        assert "opens this backup" in said.out
+    else:
+        assert said.out.count("it has not answered for 0 seconds") == 3
+        assert said.code == 1
+
+
+def test_hsm_secret_in_an_encrypted_backup_with_members_is_told(world: World, several: Mapping[str, Path]) -> None:
+    """Which member is the newest could not be told without the key, and so the secret seemed not to be stored."""
+    for directory in several.values():
+        publish_attachment(LocalStorage(directory), Attachment.SECRET, SECRET)
+    assert "this node's backup holds it" in line_about(world, "hsm_secret")
 
 
 def replace_key(world: World, key: DataKey, *, pending: bool = False) -> None:
