@@ -24,7 +24,7 @@ _PATTERNS = [
     (re.compile(r"\blast good version is \d+\b"), "last good version is N"),
 ]
 
-_LEFT_OUT = re.compile(r": PERCENT after SECONDS$|^ +(to|over) SECONDS #* +\d+$|^Checking the (restored )?database …$")
+_LEFT_OUT = re.compile(r": PERCENT after SECONDS$|^ *(to|over) SECONDS #* +\d+$|^Checking the (restored )?database …$")
 """Lines that are left out: progress, and the bars of a histogram."""
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from backends import SCHEMES, backup_at
 from backends.members.urls import split_trailing
+from backup_cli.drill.report import histogram
 from tests.docs.click_check import calls_of_backup_cli, complaint
 from tests.docs.markdown import Block, Command, Event, Page, read_page
 from tests.docs.normal import normal, same
@@ -146,6 +147,14 @@ def test_comparison_of_outputs_ignores_times_and_notices_other_changes() -> None
     assert same(["it holds … backups"], ["it holds three backups"])
     assert not same(["first"], ["first", "second"])
     assert same(["free space   1.0 GiB of 2.0 GiB"], ["free space  100.3 MiB of 20.0 GiB"])
+
+
+def test_bars_of_a_histogram_are_left_out_however_long_a_commit_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a machine that is very busy one takes more than a second, and that bar begins at the margin."""
+    histogram([0.00005, *(0.0015,) * 40, 0.3, 0.7, 2.0])
+    bars = capsys.readouterr().out.splitlines()
+    assert bars[-1].startswith("over 1000.0 ms ")
+    assert normal(["identical", *bars]) == ["identical"]
 
 
 def test_calls_of_backup_cli_are_found_in_shell() -> None:
