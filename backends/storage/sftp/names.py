@@ -13,8 +13,9 @@ from backends.storage.base import TEMPORARY
 from backends.storage.channel import Channel, Disconnected, outcome_unknown
 from backends.storage.sftp.connection import Connection
 from backends.storage.sftp.hidden import is_open_name, is_trash_name, open_name, trash_name
-from backends.storage.sftp.packets import READ, Attributes, Failure, times_only
-from backends.storage.sftp.session import LINK, Session, SyncFailed
+from backends.storage.sftp.new_names import NewNames
+from backends.storage.sftp.packets import Attributes, Failure, times_only
+from backends.storage.sftp.session import LINK, Session
 from backends.storage.sftp.writing import SftpWriteHandle
 
 _KEPT = "snapshot"
@@ -26,20 +27,17 @@ _ATTEMPTS = 5
 
 
 class Names:
-    """The names in `directory`; `rest` is the connection for everything but commits."""
+    """The names in `directory`; `rest` is the connection for everything but commits. What is new is noted in `new`."""
 
-    def __init__(self, rest: Channel[Session], directory: str) -> None:
-        self._rest, self._directory = rest, directory
+    def __init__(self, rest: Channel[Session], directory: str, new: NewNames) -> None:
+        self._rest, self._directory, self._new = rest, directory, new
         self._trash: tuple[Connection, str] | None = None
         self._in_doubt: set[str] = set()
         """Names to be removed before anything else is done: temporary ones whose renaming may still be carried out, and
         hidden ones of files that were closed while the server did not answer."""
-        self._unsynced: dict[str, tuple[Connection, Attributes]] = {}
-        """The new names since the last `sync`: on which connection they were given, and to what."""
         self._open: dict[str, SftpWriteHandle] = {}
         self._own: set[str] = set()
         """The hidden names of this process."""
-        self._syncs_directory: bool | None = None
 
     def _at(self, name: str) -> str:
         return f"{self._directory}/{name}"
@@ -59,7 +57,7 @@ class Names:
         def rename(session: Session) -> None:
             self._fence(session)
             session.rename(self._at(old), self._at(new))
-            self._renamed(session, new)
+            self._new.note(session, new)
 
         def again(session: Session) -> None:
             """Rename, unless that has been done: then the old name is gone, and the new one is this file's."""
@@ -69,7 +67,7 @@ class Names:
             elif now is None or (now.size, now.modified) != (before.size, before.modified):
                 raise OSError(errno.EIO, f"{old} is gone, and {new} is another file", new)
             else:
-                self._renamed(session, new)
+                self._new.note(session, new)
 
         self._settled(old, lambda: self._rest.do(rename, again))
         if handle is not None:
@@ -94,11 +92,11 @@ class Names:
         def link(session: Session) -> None:
             self._fence(session)
             session.link(self._at(old), self._at(new))
-            self._renamed(session, new)
+            self._new.note(session, new)
 
         def again(session: Session) -> None:
             if self._same(session, old, new):
-                self._renamed(session, new)
+                self._new.note(session, new)
             else:
                 link(session)
 
@@ -111,7 +109,7 @@ class Names:
                 return False
             if not self._rest.do(lambda session: self._same(session, old, new)):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from None
-            self._rest.do(lambda session: self._renamed(session, new))  # the first request came late, just now
+            self._rest.do(lambda session: self._new.note(session, new))  # the first request came late, just now
         return True
 
     def _same(self, session: Session, old: str, new: str) -> bool:
@@ -148,12 +146,12 @@ class Names:
                 session.rename_unless_there(self._at(old), self._at(new))
             except Failure:
                 session.rename(self._at(old), self._at(new))  # another answer to the same question
-            self._renamed(session, new)
+            self._new.note(session, new)
 
         def again(session: Session) -> None:
             was, now = session.attributes_or_none([self._at(old), self._at(new)])
             if was is None and now is not None:
-                self._renamed(session, new)
+                self._new.note(session, new)
             else:
                 rename(session)
 
@@ -302,66 +300,6 @@ class Names:
 
         self._rest.do(stop)
 
-    # Durability
-
-    def _renamed(self, session: Session, new: str) -> None:
-        self._unsynced[new] = session.connection, session.attributes(self._at(new))
-
-    def sync(self) -> None:
-        """Make every change of a name until now durable."""
-
-        def sync(session: Session) -> None:
-            self._check_unchanged(session)
-            if self.can_sync_directory(session):
-                session.sync_directory(self._directory)
-            else:
-                session.followed(self._directory)
-                for new in self._unsynced:
-                    self._sync_file(session, new)
-            self._unsynced.clear()
-
-        self._rest.do(sync)
-
-    def _check_unchanged(self, session: Session) -> None:
-        """After a reconnect: the server may have restarted, and lost a new name that was not durable yet."""
-        earlier = {new: was for new, (on, was) in self._unsynced.items() if on is not session.connection}
-        now = session.attributes_or_none([self._at(new) for new in earlier]) if earlier else []
-        for (new, before), after in zip(earlier.items(), now, strict=True):
-            if after is None or (after.size, after.modified) != (before.size, before.modified):
-                raise OSError(errno.EIO, "the connection broke, and the server has lost the file's new name", new)
-            self._unsynced[new] = session.connection, before
-
-    def _sync_file(self, session: Session, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):  # renamed or removed again meanwhile
-            handle = session.open(self._at(name), READ)
-            session.sync(handle, name)
-            session.forget(handle)
-
-    def can_sync_directory(self, session: Session) -> bool:
-        """Whether the server syncs directories; found out once."""
-        if self._syncs_directory is None:
-            try:
-                session.sync_directory(self._directory)
-            except FileNotFoundError:
-                return False
-            except (Disconnected, SyncFailed):
-                raise
-            except OSError:
-                self._syncs_directory = False
-            else:
-                self._syncs_directory = True
-        return self._syncs_directory
-
-    def sync_directory_above(self, parent: str) -> None:
-        """Make the backup's own name durable, where the server syncs directories."""
-
-        def sync(session: Session) -> None:
-            if self.can_sync_directory(session):
-                session.sync_directory(parent)
-
-        self._rest.do(sync)
-
     def forget(self) -> None:
         """The directory was removed, with everything in it."""
-        self._trash, self._unsynced, self._in_doubt = None, {}, set()
-        self._syncs_directory = None
+        self._trash, self._in_doubt = None, set()

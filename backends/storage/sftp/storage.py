@@ -12,6 +12,7 @@ from backends.storage.local import plain_name
 from backends.storage.sftp.address import Address
 from backends.storage.sftp.hidden import is_open_name, is_trash_name
 from backends.storage.sftp.names import Names
+from backends.storage.sftp.new_names import NewNames
 from backends.storage.sftp.packets import CREATE, EXCLUSIVE, READ, WRITE, Attributes, Failure, mode_only
 from backends.storage.sftp.reading import SftpReadHandle
 from backends.storage.sftp.session import LINK, RENAME, SYNC, Handle, Session
@@ -40,7 +41,8 @@ class SftpStorage(Storage):
         self._directory = f"{address.parent.rstrip('/')}/{address.name}"
         channels = channels_to(address)
         self._commits, self._rest = channels.commits, channels.rest
-        self._names = Names(self._rest, self._directory)
+        self._new_names = NewNames(self._rest, self._directory)
+        self._names = Names(self._rest, self._directory, self._new_names)
         self._tokens: dict[str, str] = {}
 
     def describe(self) -> str:
@@ -50,7 +52,7 @@ class SftpStorage(Storage):
         def look(session: Session) -> list[str]:
             software = f", {session.software}" if session.software else ""
             trip = session.round_trip() * 1000
-            synced = self._names.can_sync_directory(session)
+            synced = self._new_names.can_sync_directory(session)
             return [
                 f"the SFTP server {self._address.shown}{software}, directory {self._address.parent}",
                 f"it answers in {trip:.1f} ms; up to {session.largest_write >> 10} KiB in one packet",
@@ -98,7 +100,7 @@ class SftpStorage(Storage):
             if self.exists():
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._address.name) from None
             raise
-        self._names.sync_directory_above(self._address.parent)
+        self._new_names.sync_above(self._address.parent)
 
     def unmake(self) -> None:
         """Remove the directory and its files. Raises OSError, and keeps the directory, if anything else is in it."""
@@ -117,13 +119,14 @@ class SftpStorage(Storage):
 
         self._do(unmake, finish)
         self._names.forget()
+        self._new_names.forget()
 
     def names(self) -> list[str]:
         entries = self._do(lambda session: session.entries(self._directory))
         return sorted(name for name, each in entries if each.is_file and not name.startswith("."))
 
     def sync_names(self) -> None:
-        self._names.sync()
+        self._new_names.sync()
 
     def space(self) -> Space:
         return self._do(lambda session: session.space(self._directory))
