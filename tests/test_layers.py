@@ -35,6 +35,7 @@ LAYERS = [
     ["/backup_cli"],
     ["/backup_cli.checks", "/backup_cli.consent", "/backup_cli.drill"],
     ["/backup_cli.following", "/backup_cli.restore_order"],
+    ["/backup_cli.restore_rebuilt"],
     ["/backup_cli.commands"],
     ["/backup_cli.main"],
     ["/backup_cli.isolated"],  # the executables

@@ -2,32 +2,26 @@
 
 import os
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from dataclasses import replace as replace_field
 from pathlib import Path
 
 import click
 
 from backends.base import Position
-from backends.confined.work import rebuild_backup
-from backends.errors import BackupError, Unreachable, Unrestorable
+from backends.errors import BackupError
 from backends.holder import COMMAND
 from backends.log.backup import Backup
 from backends.members.urls import split_trailing
 from backends.node.directory import DATABASE
 from backends.node.key_file import KEY_FILE, write_key
 from backends.node.lockfile import LOCK_FILE
-from backends.node.pairing import BackupEnd
-from backends.node.present import end_of_backup
-from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backends.sqlite.rebuild import Rebuilt
 from backends.system.interrupts import ignored
 from backends.system.scratch import scratch_directory, scratch_place
 from backup_cli import as_owner
 from backup_cli.consent.newest import discard_newer
-from backup_cli.consent.restore import demand_no_newer
-from backup_cli.consent.schema import accept_schema, demand_known_schema
-from backup_cli.console import hand_out_path, progress, say, size, warn
+from backup_cli.consent.schema import accept_schema
+from backup_cli.console import hand_out_path, say, size, warn
 from backup_cli.dry_run import dry_run_option, tell_steps
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.if_missing import (
@@ -40,10 +34,8 @@ from backup_cli.if_missing import (
     tell_there,
 )
 from backup_cli.key_options import KeyOptions, key_options
-from backup_cli.legacy import rebuild_from
-from backup_cli.old_age import LOOK_FOR_A_NEWER, doubt_of
 from backup_cli.options import no_limits, set_old_lock_aside, show_statements, urls_argument
-from backup_cli.ownership import RESUMING, Seen, look, refuse_living_writer, take_over, warn_of_writer, writing
+from backup_cli.ownership import take_over
 from backup_cli.point_in_time import PointInTime, TimeParameter
 from backup_cli.replica import warn_of_other_main
 from backup_cli.restore_attached import PutBack, Stored, put_back, secret_is_stored, stored_in, would_put_back
@@ -60,11 +52,10 @@ from backup_cli.restore_place import (
     target_of,
     unfinished,
 )
+from backup_cli.restore_rebuilt import rebuilt_from_any
 from backup_cli.restore_text import (
     WHY_OLD_IS_DEADLY,
     restored_document,
-    tell_plan,
-    tell_plan_of_kept,
     tell_rules,
     tell_summary,
 )
@@ -203,7 +194,7 @@ def _restore(order: Order, temporary: Unfinished) -> tuple[Order, Rebuilt, list[
     files that were moved aside, and what became of the files beside the database."""
     target = order.target
     with ExitStack() as held:
-        order, rebuilt, position = _rebuilt_from_any(order, temporary.path, held)
+        order, rebuilt, position = rebuilt_from_any(order, temporary.path, held)
         stored = _stored_beside(order)
         with ignored():  # an interrupt between these steps would leave only some files with their new names
             # First: once the database is there, a restore that was cut off cannot simply be repeated.
@@ -262,25 +253,6 @@ def _stored_beside(order: Order) -> list[Stored]:
     return stored_in([] if order.source is None else order.source.places())
 
 
-def _rebuilt_from_any(order: Order, temporary: Path, held: ExitStack) -> tuple[Order, Rebuilt, Position | None]:
-    """`_rebuilt`, from another member if one of a backup with several is damaged or goes away meanwhile.
-
-    Also returns the order with the member that was restored from. `held` releases the lock of each that was tried, if
-    the restore took it.
-    """
-    while True:
-        if order.backup is not None:
-            held.callback(order.backup.let_go)
-        try:
-            return order, *_rebuilt(order, temporary)
-        except (Unrestorable, Unreachable) as error:
-            if order.members is None:
-                raise
-            source = order.members.after(order.url, error, order.resume)
-        temporary.unlink(missing_ok=True)
-        order = replace_field(order, url=source.url, backup=source.backup)
-
-
 def _steps(order: Order) -> list[str]:
     """The steps that a restore would take, for a dry run; the database is really rebuilt, in a scratch directory."""
     file, directory = order.file, order.target.parent
@@ -288,7 +260,7 @@ def _steps(order: Order) -> list[str]:
     if order.target.name == DATABASE and directory.exists():
         WriterLock(directory, f"{COMMAND} restore").look()
     with scratch_directory(scratch_place()) as scratch, ExitStack() as held:
-        order, rebuilt, _ = _rebuilt_from_any(order, scratch / "tried.sqlite3", held)
+        order, rebuilt, _ = rebuilt_from_any(order, scratch / "tried.sqlite3", held)
         holds = f"version {rebuilt.data_version}, {size((scratch / 'tried.sqlite3').stat().st_size)}"
         stored = _stored_beside(order)
     steps = [] if directory.exists() else [f"create the directory {directory}"]
@@ -304,55 +276,6 @@ def _lock_steps(order: Order) -> list[str]:
     if order.key is not None:
         steps.append(f"write {directory / KEY_FILE}, with the key of the backup (mode 0400)")
     return steps if order.source is None else steps + order.source.lock_steps(directory)
-
-
-def _rebuilt(order: Order, temporary: Path) -> tuple[Rebuilt, Position | None]:
-    """Rebuild the database in the file `temporary`, and check that nothing newer would be replaced.
-
-    Returns what was rebuilt, and its position in the log (None for a legacy file or a kept generation).
-    """
-    target, backup = order.target, order.backup
-    position: Position | None = None
-    if backup is None:
-        assert order.legacy is not None
-        rebuilt = rebuild_from(order.legacy, temporary, target, order.past.to_version)
-        end = BackupEnd("", rebuilt.state.node_id, rebuilt.data_version, False, False, 0, None)
-    else:
-        rebuilt, position, end = _from_backup(order, backup, temporary)
-    demand_known_schema(
-        rebuilt.state.unknown_objects, order.wishes.accepted, order.url, "nothing was restored or replaced"
-    )
-    refuse_if_running(target.parent)  # a large restore takes minutes
-    if not order.old:
-        demand_no_newer(target, order.url, end, backup is None, order.wishes.consent)
-    return rebuilt, position
-
-
-def _from_backup(order: Order, backup: Backup, temporary: Path) -> tuple[Rebuilt, Position | None, BackupEnd]:
-    """Rebuild from a backup of this plugin. Returns what was rebuilt, its position in the log (None for a kept
-    generation), and the backup's end with the version that was restored."""
-    seen, before = backup.status(order.url), look(backup)
-    end, note = end_of_backup(backup, order.url, seen), order.past.held
-    if note is not None:
-        end = replace_field(end, version=note.data_version, damaged=False, last_change=note.since, end=None)
-    if not order.old and not end.damaged and not order.wishes.consent:  # early; otherwise only after the rebuild
-        demand_no_newer(order.target, order.url, end, False, ())
-    if order.resume:
-        _refuse_living(order, backup, before)
-    if note is None:
-        tell_plan(seen, order.target, order.past.to_version)
-        old = None if order.old else doubt_of(backup, seen.last_change, before_restore=True)
-        if old is not None:
-            warn(f"{old}. {LOOK_FOR_A_NEWER}")
-    else:
-        tell_plan_of_kept(order.url, note, order.target, order.past.to_version)
-    rebuilt = _rebuild(order, temporary)
-    if order.resume:
-        _refuse_living(order, backup, before, warned=True)
-    elif not order.old:
-        warn_of_writer(writing(before, look(backup)))
-    end = replace_field(end, version=rebuilt.data_version, damaged=False, node_id=rebuilt.state.node_id or end.node_id)
-    return rebuilt, None if note is not None else rebuilt.end, end
 
 
 def _node_of(rebuilt: Rebuilt, backup: Backup | None) -> str | None:
@@ -373,23 +296,3 @@ def _warn_if_closed(backup: Backup) -> None:
 def _locked(target: Path) -> AbstractContextManager[object]:
     """The writer lock of a node's directory, against its plugin; for any other DEST there is nobody to keep out."""
     return WriterLock(target.parent, f"{COMMAND} restore") if target.name == DATABASE else nullcontext()
-
-
-def _refuse_living(order: Order, backup: Backup, before: Seen, *, warned: bool = False) -> None:
-    wishes = order.wishes
-    taking = replace_field(RESUMING, warned=warned, watched=not wishes.if_missing)
-    refuse_living_writer(order.url, backup, before, wishes.take_over, taking, dry_run=wishes.dry_run)
-
-
-def _rebuild(order: Order, temporary: Path) -> Rebuilt:
-    with progress("Restoring", "Checking the restored database") as show:
-        held = None if order.past.held is None else order.past.held.manifest.generation
-        outcome = rebuild_backup(
-            order.url, temporary, show, kept=held, to_version=order.past.to_version, check_all=order.wishes.check
-        )
-    rebuilt, wanted = outcome.rebuilt, order.past.to_version
-    if wanted is not None and rebuilt.data_version != wanted:
-        raise BackupError(f"the backup ends at version {rebuilt.data_version}, before {wanted}; nothing was restored")
-    if rebuilt.state.empty:
-        raise NothingYet("the backup holds no database yet: the node has never started with it. Nothing was restored")
-    return rebuilt

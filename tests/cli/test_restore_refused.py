@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import backup_cli.commands.restore as module
+from backup_cli import restore_rebuilt as module
 from tests.cli.cli_asserts import PID_LOCK, assert_refused, restore
 from tests.end_to_end.corruption import DAMAGED, DAMAGED_OUT_OF_SIGHT, from_a_later_release, in_file, segment
 from tests.end_to_end.db_compare import everything
