@@ -35,8 +35,9 @@ replaces them counts.
 The order to read the code in
 -----------------------------
 ``format/``
-    The bytes, without any file: ``records`` (headers, checksums, the chain), ``documents`` (the small text files),
-    ``attachments`` (those that hold a file of the node), ``codec`` (compression), ``torn`` (torn or damaged?).
+    The bytes, without any file: ``records`` (headers, checksums, the chain), ``text_files`` (the form of the small text
+    files) and ``documents`` (what is in them), ``attachments`` (those that hold a file of the node), ``codec``
+    (compression), ``torn`` (torn or damaged?).
 ``reader/``
     From files to changes: ``opening`` (the files as of one moment, beside a writer), ``generation`` (``Reader``),
     ``passes`` (one pass over the log, and the end that it returns), ``records``, ``snapshot``, ``end`` (where the log

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from backends.errors import NotCiphertext
 from backends.log.format.codec import Decompressor, StreamError
-from backends.log.format.documents import SEALED
 from backends.log.format.encryption import SALT, TAG
 from backends.log.format.records import (
     FILE_HEADER_SIZE,
@@ -28,6 +27,7 @@ from backends.log.format.records import (
     segment_index,
     snapshot_generation,
 )
+from backends.log.format.text_files import SEALED
 from backends.log.known_damage import SEEN
 from backends.storage.base import LOCK, TEMPORARY, ReadHandle, Storage
 from backends.storage.unreachable import reaching

@@ -13,8 +13,8 @@ from typing import Any
 
 from backends import keyring
 from backends.errors import BackupError, Damaged
-from backends.log.format.documents import decode_document, encode_document, is_open
 from backends.log.format.records import MAX_NUMBER, time_now
+from backends.log.format.text_files import decode_document, encode_document, is_open
 from backends.log.reader.opening import read_manifest
 from backends.storage.base import Storage
 from backends.storage.unreachable import reaching

@@ -19,10 +19,11 @@ from enum import Enum, auto
 from backends import keyring
 from backends.errors import BackupError
 from backends.log.format.attachments import ATTACHMENTS
-from backends.log.format.documents import MANIFEST, SESSION, Manifest, Session, decode_document
+from backends.log.format.documents import MANIFEST, SESSION, Manifest, Session
 from backends.log.format.keys import KEYS
 from backends.log.format.members import MEMBERS, Epoch, MembersDocument
 from backends.log.format.records import segment_index, snapshot_generation
+from backends.log.format.text_files import decode_document
 from backends.log.reader.opening import read_session
 from backends.members.where import mount_point
 from backends.node.members_note import MembersNote

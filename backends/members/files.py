@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 
 from backends.errors import BackupError, Damaged
 from backends.log.format.attachments import ATTACHMENTS
-from backends.log.format.documents import KEPT, MANIFEST, SESSION, Manifest, decode_document
+from backends.log.format.documents import KEPT, MANIFEST, SESSION, Manifest
 from backends.log.format.history import HISTORY
 from backends.log.format.keys import KEYS
 from backends.log.format.members import MEMBERS
@@ -39,6 +39,7 @@ from backends.log.format.records import (
     snapshot_generation,
     snapshot_name,
 )
+from backends.log.format.text_files import decode_document
 from backends.log.format.torn import first_nonzero
 from backends.log.known_damage import DAMAGE
 from backends.log.writer.pace import Pace

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from backends.change import DATABASE_HEADER, Change, database_fingerprint
-from backends.log.format.documents import SESSION, Session, encode_document
+from backends.log.format.documents import SESSION, Session
 from backends.log.format.records import (
     FILE_HEADER_SIZE,
     RECORD_HEADER_SIZE,
@@ -15,6 +15,7 @@ from backends.log.format.records import (
     decode_record_header,
     encode_record,
 )
+from backends.log.format.text_files import encode_document
 from tests.end_to_end.world import World
 from tests.fake_lightningd.calls import bump
 from tests.log.forge import ADVANCES, FRAME, zstd_block

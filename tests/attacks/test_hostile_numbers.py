@@ -20,8 +20,8 @@ from backends import backup_at
 from backends.confined import work
 from backends.confined.jobs import JOBS
 from backends.errors import BackupError
-from backends.log.format.documents import encode_document
 from backends.log.format.records import FILE_HEADER_SIZE, RECORD_HEADER_SIZE, RecordHeader, encode_record
+from backends.log.format.text_files import encode_document
 from backends.mounts.superblock import read_names
 from backends.node.sync_point import encode, read_sync_point
 from backends.storage.nfs import version3, version41

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.errors import BackupError
-from backends.log.format.documents import SESSION, decode_document, encode_document
+from backends.log.format.documents import SESSION
+from backends.log.format.text_files import decode_document, encode_document
 from backends.mounts import sticks, table
 from backends.mounts.sticks import find_stick
 from backends.mounts.superblock import Names

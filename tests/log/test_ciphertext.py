@@ -13,7 +13,7 @@ from backends import keyring
 from backends.errors import NotCiphertext
 from backends.keyring import DataKey
 from backends.log.ciphertext import ENOUGH, _Distribution, check_ciphertext
-from backends.log.format import documents
+from backends.log.format import text_files
 from backends.log.format.documents import KEPT, MANIFEST, SESSION
 from backends.log.format.encryption import CHUNK, SALT, TAG, Sealer, seal_fields
 from backends.log.known_damage import DAMAGE, found_now, write_damage
@@ -122,15 +122,15 @@ def test_private_fields_that_can_be_read_are_noticed(monkeypatch: pytest.MonkeyP
     check_ciphertext(storage)
     for name in (MANIFEST, SESSION, KEPT):
         with monkeypatch.context() as patch:
-            fields = documents.decode_document(name, storage.read_small(name))
+            fields = text_files.decode_document(name, storage.read_small(name))
             private: dict[str, Any] = {
                 field: fields.pop(field) for field in ("node_id", "host", "pid", "trouble") if field in fields
             }
             key = fields.pop("sealed").partition(":")[0]
             public = {field: value for field, value in fields.items() if field != "lightningd-backup"}
-            patch.setattr(documents, "seal_fields", stub)
+            patch.setattr(text_files, "seal_fields", stub)
             good = storage.read_small(name)
-            data = documents.encode_document(name, public, private, None if where == "in the open" else key)
+            data = text_files.encode_document(name, public, private, None if where == "in the open" else key)
         storage.publish(name, data)
         with pytest.raises(NotCiphertext, match=name):
             check_ciphertext(storage)
@@ -143,7 +143,7 @@ def test_path_or_address_or_details_in_a_public_field_are_noticed(value: str) ->
     storage = filled()
     manifest = read_manifest(storage)
     storage.publish(
-        MANIFEST, documents.encode_document(MANIFEST, {**manifest.fields(), "reason": value}, {}, manifest.key)
+        MANIFEST, text_files.encode_document(MANIFEST, {**manifest.fields(), "reason": value}, {}, manifest.key)
     )
     with pytest.raises(NotCiphertext, match="reason"):
         check_ciphertext(storage)

@@ -17,7 +17,7 @@ import pytest
 from backends import keyring
 from backends.errors import BackupError, Damaged, KeyNeeded, NotABackup, NotEncrypted
 from backends.keyring import DataKey
-from backends.log.format.documents import KEPT, MANIFEST, SESSION, Manifest, encode_document
+from backends.log.format.documents import KEPT, MANIFEST, SESSION, Manifest
 from backends.log.format.records import (
     FILE_HEADER_SIZE,
     RECORD_HEADER_SIZE,
@@ -30,6 +30,7 @@ from backends.log.format.records import (
     segment_index,
     snapshot_name,
 )
+from backends.log.format.text_files import encode_document
 from backends.log.known_damage import DAMAGE, KnownDamage
 from backends.log.reader.last_changes import database_before, read_end, statements_of
 from backends.log.writer.options import LogOptions

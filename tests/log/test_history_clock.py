@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from backends.log.format.documents import encode_document
 from backends.log.format.history import HISTORY
 from backends.log.format.records import snapshot_name, time_now
+from backends.log.format.text_files import encode_document
 from backends.log.writer.options import LogOptions
 from tests.log.histories import Node
 from tests.log.keeping import MONTH, generations, lived, reachable

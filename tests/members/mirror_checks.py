@@ -3,10 +3,10 @@
 import json
 
 from backends.errors import BackupError
-from backends.log.format.documents import sealed_by
 from backends.log.format.keys import KEYS
 from backends.log.format.members import MEMBERS
 from backends.log.format.records import segment_index
+from backends.log.format.text_files import sealed_by
 from backends.log.known_damage import DAMAGE
 from backends.log.reader.opening import read_manifest
 from backends.log.writer.recovery import TORN

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from backends.errors import BackupError, Damaged, NotEncrypted
-from backends.log.format.documents import decode_document, encode_document, sealed_by
+from backends.log.format.text_files import decode_document, encode_document, sealed_by
 from backends.text import counted
 from backends.times import believed
 

@@ -1,6 +1,6 @@
 """The small text files: the manifest, the session marker, and the manifest of a generation that is kept.
 
-Each is one line of JSON and one line with the CRC-32 of the first, in hexadecimal, so that a person can read the file
+Each is one line of JSON and one line with the CRC-32 of the first (`text_files`), so that a person can read the file
 and a changed byte is noticed.
 
 An attacker who can write the file can also make the checksum match, so every field has a range. A field that the backup
@@ -11,18 +11,15 @@ In an encrypted backup, what would tell a stranger about the node is sealed in o
 unknown; with the key, a change of any field is noticed.
 """
 
-import json
-import re
 from dataclasses import dataclass
 from typing import Any
-from zlib import crc32
 
 from backends import keyring
 from backends.base import LastWriter
 from backends.change import VERSIONS
-from backends.errors import Damaged, NotABackup, NotEncrypted
-from backends.log.format.encryption import Tampered, known_key, open_fields, seal_fields, sealed_with
-from backends.log.format.records import FORMAT, MAX_NUMBER, MAX_SEQUENCE, FileHeader, FileKind, from_the_future
+from backends.errors import Damaged, NotEncrypted
+from backends.log.format.records import MAX_NUMBER, MAX_SEQUENCE, FileHeader, FileKind
+from backends.log.format.text_files import decode_document, encode_document, sealed_by
 from backends.text import printable
 from backends.times import believed
 
@@ -261,78 +258,6 @@ class Session:
             _informative(fields, "trouble", _UNREADABLE) if fields.get("trouble") is not None else None,
             sealed_by(fields),
         )
-
-
-SEALED = "sealed"
-"""The field that holds the private fields of an encrypted text file."""
-
-
-_SEALED = re.compile(f"[0-9a-f]{{{2 * keyring.NAME_SIZE}}}:[0-9a-zA-Z+/=]+")
-
-
-def sealed_by(fields: dict[str, Any]) -> str | None:
-    """The public name of the key that the private fields of a decoded text file are sealed with; None without one."""
-    sealed = fields.get(SEALED)
-    return sealed_with(sealed) if isinstance(sealed, str) else None
-
-
-def is_open(fields: dict[str, Any]) -> bool:
-    """Whether the private fields of a decoded text file are there: they are not if they are sealed with a key that this
-    process does not know."""
-    key_id = sealed_by(fields)
-    return key_id is None or keyring.find(key_id) is not None
-
-
-def encode_document(
-    name: str, fields: dict[str, Any], private: dict[str, Any] | None = None, key_id: str | None = None
-) -> bytes:
-    """The bytes of the backup's text file `name`. Under a key, the private fields are sealed, even if there are none:
-    that also protects the public ones. Raises KeyNeeded."""
-    public = {"lightningd-backup": FORMAT, **fields}
-    if key_id is None:
-        public |= private or {}
-    else:
-        public[SEALED] = seal_fields(known_key(key_id), name, public, private or {})
-    line = json.dumps(public).encode()
-    return line + b"\n%08x\n" % crc32(line)
-
-
-def decode_document(name: str, data: bytes) -> dict[str, Any]:
-    """The fields of the text file `name`; without the key, only those that everybody may read.
-
-    Raises Damaged, NotABackup or FromTheFuture.
-    """
-    fields = _decode_line(name, data)
-    if SEALED in fields and not (isinstance(fields[SEALED], str) and _SEALED.fullmatch(fields[SEALED])):
-        raise Damaged(f"an impossible value of {SEALED}", name, 0)
-    key_id = sealed_by(fields)
-    key = None if key_id is None else keyring.find(key_id)
-    if key is not None:
-        public = {field: value for field, value in fields.items() if field != SEALED}
-        try:
-            fields |= open_fields(key, name, public, fields[SEALED])
-        except Tampered:
-            what = "the text was changed by somebody who does not have its key, or is another backup's,"
-            raise Damaged(what, name, 0) from None
-    return fields
-
-
-def _decode_line(name: str, data: bytes) -> dict[str, Any]:
-    line, _, rest = data.partition(b"\n")
-    if not data.startswith(b"{"):
-        raise Damaged("empty or overwritten content", name, 0)
-    if rest != b"%08x\n" % crc32(line):
-        raise Damaged("the text does not match its checksum", name, 0)
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError):
-        raise Damaged("the text is not JSON", name, 0) from None
-    version = fields.get("lightningd-backup")
-    if type(version) is not int or version < 1:
-        raise NotABackup(f"{name} is not a file of lightningd-backup; nothing was changed")
-    if version > FORMAT:
-        raise from_the_future(name, version)
-    return dict(fields)
 
 
 def _wrong(fields: dict[str, Any], key: str) -> Damaged:

@@ -6,16 +6,9 @@ from typing import Any
 from backends.change import VERSIONS
 from backends.errors import Damaged
 from backends.keep import MAX_BYTES, MAX_SECONDS, NOTHING, Keep
-from backends.log.format.documents import (
-    SEALED,
-    Kept,
-    Manifest,
-    decode_document,
-    encode_document,
-    number_in,
-    since_in,
-)
+from backends.log.format.documents import Kept, Manifest, number_in, since_in
 from backends.log.format.records import MAX_SEQUENCE
+from backends.log.format.text_files import SEALED, decode_document, encode_document
 from backends.times import UNKNOWN_TIME
 
 HISTORY = "history"

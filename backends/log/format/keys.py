@@ -20,7 +20,7 @@ from zlib import crc32
 from backends import keyring
 from backends.errors import Damaged, DamagedSlot
 from backends.keyring import KEY_SIZE, NAME_SIZE
-from backends.log.format.documents import decode_document, encode_document, is_open, sealed_by
+from backends.log.format.text_files import decode_document, encode_document, is_open, sealed_by
 from backends.times import believed
 
 KEYS = "keys"

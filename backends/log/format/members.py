@@ -10,9 +10,9 @@ from typing import Any
 
 from backends import keyring
 from backends.errors import Damaged, NotEncrypted
-from backends.log.format.documents import decode_document, encode_document, is_open, sealed_by
 from backends.log.format.encryption import known_key
 from backends.log.format.records import MAX_NUMBER
+from backends.log.format.text_files import decode_document, encode_document, is_open, sealed_by
 from backends.text import printable
 from backends.times import believed
 
