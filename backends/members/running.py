@@ -33,7 +33,8 @@ from backends.members.source import Source
 from backends.members.survey import look_at
 from backends.places.base import Place
 from backends.storage.base import FileFenced, Space, Storage
-from backends.storage.mirror.storage import Differs, MirrorStorage, Options
+from backends.storage.mirror.in_sync import Options
+from backends.storage.mirror.storage import Differs, MirrorStorage
 from backends.storage.mirror.workers import Late, Workers
 from backends.system.commits import commits
 from backends.system.locks import Locked

@@ -125,12 +125,12 @@ class World:
         tokens = random.Random(self.rng.random())  # names and marks are the same each time, too
         with ExitStack() as patched:
             for target, attribute, value in (
-                ("backends.storage.mirror.storage", "Workers", SerialWorkers),
+                ("backends.storage.mirror.in_sync", "Workers", SerialWorkers),
                 ("backends.members.opening", "Workers", SerialWorkers),
                 ("backends.members.epochs", "write_members_note", self._write_note),
                 ("backends.members.opening", "write_members_note", self._write_note),
                 ("backends.members.opening", "ask_all", ask_all),
-                ("backends.storage.mirror.storage", "_STEP", 1e9),
+                ("backends.storage.mirror.in_sync", "_STEP", 1e9),
                 ("backends.members.files", "_TAIL", 64),
                 ("secrets", "token_bytes", tokens.randbytes),
                 ("secrets", "token_hex", lambda size: tokens.randbytes(size).hex()),

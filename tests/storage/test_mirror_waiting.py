@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from backends.storage.local import LocalStorage
-from backends.storage.mirror.storage import MirrorStorage, Options
+from backends.storage.mirror.in_sync import Options
+from backends.storage.mirror.storage import MirrorStorage
 from backends.storage.mirror.workers import Late
 
 
