@@ -9,7 +9,7 @@ import click
 from backends.confined.work import Outcome
 from backends.errors import BackupError, Unrestorable
 from backends.log.backup import Backup
-from backends.members.compare import ComparedFile, Comparison
+from backends.members.comparison import ComparedFile, Comparison
 from backends.members.repair import Mended, Mending
 from backends.text import counted, printable
 from backup_cli.console import show_line, warn

@@ -10,7 +10,9 @@ from backends import backup_at
 from backends.errors import BackupError, Damaged, NotABackup, Unrestorable
 from backends.log.backup import Backup
 from backends.log.ciphertext import check_ciphertext
-from backends.members.compare import Comparison, GenerationChanged, Peer, compare_members, peer_at
+from backends.members.compare import compare_members
+from backends.members.comparison import Comparison, GenerationChanged
+from backends.members.peers import Peer, peer_at
 from backends.members.repair import mend
 from backends.members.urls import named
 from backends.node.running import refuse_if_running

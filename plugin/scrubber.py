@@ -15,7 +15,9 @@ from pathlib import Path
 
 from backends import place_at
 from backends.errors import BackupError
-from backends.members.compare import Comparison, GenerationChanged, Peer, compare_members, peer_at
+from backends.members.compare import compare_members
+from backends.members.comparison import Comparison, GenerationChanged
+from backends.members.peers import Peer, peer_at
 from backends.members.repair import Mended, Mending, mend
 from backends.node.key_file import load_key
 from backends.node.lockfile import read_settings

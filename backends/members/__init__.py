@@ -38,15 +38,18 @@ The order to read the code in
     One `Storage` made of several: the same bytes to all in parallel. The log writes to it as to any other.
 ``opening``
     From backup.lock to a `Backup` on such a storage: survey, take-over, making the members equal.
-``files``
-    Copying and comparing a backup's files between two members.
+``shared_files``, ``differences``, ``copy_file``
+    Which files members share, which of them differ, and copying one durably.
+``moment``, ``files``
+    What a member holds at one moment, and making another one equal to it without ever mixing two histories.
 ``key_copies``
     The key slots of an encrypted backup: of two documents `keys` that differ, which one counts.
-``running``, ``giving``
-    The members while the node runs: one that fails is put out of sync; a compaction's snapshot is given to all.
-``catching_up``
-    The thread that brings a member that was out of sync up to the others, and what trails.
-``validity``, ``compare``, ``repair``
+``running``, ``levelling``, ``giving``
+    The members while the node runs: they are made equal first; one that fails is put out of sync; a compaction's
+    snapshot is given to all.
+``catching_up``, ``tails``
+    The thread that brings a member that was out of sync up to the others, and what trails; the open segments there.
+``validity``, ``peers``, ``compare``, ``comparison``, ``repair``
     Which members hold the good copy of each file, by checksums and chain; mending a damaged one from it.
 ``member_statuses``, ``live_status``
     What is known of each member: for a command, which reads them, and for the running node, from memory.

@@ -10,8 +10,8 @@ new or was wiped, one of epoch 0), so that nobody takes it for one that holds ev
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,10 +22,11 @@ from backends.log.format.members import MEMBERS, Epoch, Member, OutOfSync
 from backends.log.format.records import segment_index
 from backends.members.epochs import Epochs, clause
 from backends.members.examine import Obstacle, Obstructed, epoch_in, examine, is_readable, seen_as_foreign
-from backends.members.files import make_equal, refuse_rotten
+from backends.members.files import make_equal
 from backends.members.source import Source
+from backends.members.tails import Tails
 from backends.places.base import Place
-from backends.storage.base import FileFenced, Lock, Space, Storage, WriteHandle
+from backends.storage.base import Lock, Space, Storage
 from backends.storage.mirror.handles import MirrorWriteHandle
 from backends.storage.mirror.storage import MirrorStorage
 from backends.system.locks import Locked
@@ -52,7 +53,6 @@ up to what every commit may wait."""
 ANSWERS_WITHIN = 0.5
 """Seconds in which a member that has just failed may end what it was doing, before it counts as one that hangs."""
 
-_BLOCK = 256 << 10
 _TRIES = 400
 
 
@@ -88,14 +88,6 @@ class _Stopped(OSError):
 
 
 @dataclass(slots=True)
-class _Tail:
-    """A file of the member that is being written at the others: how much of it is there."""
-
-    part: WriteHandle
-    end: int
-
-
-@dataclass(slots=True)
 class CatchingUp:
     """The thread that brings one member up to the others. It ends when the member has joined."""
 
@@ -107,7 +99,7 @@ class CatchingUp:
     """Set when the thread has ended."""
     _locked: Lock | None = None
     """The lock in the member, while this thread holds it."""
-    _tails: dict[str, _Tail] = field(default_factory=dict)
+    _tails: Tails = field(init=False)
     _ended: bool = False
     _join_within: float = JOIN_WITHIN
     _behind: bool = False
@@ -119,6 +111,9 @@ class CatchingUp:
     """The member that the last pass has copied from."""
     _checked: bool = False
     """Whether the content of what the member already had was compared, and not only the names and sizes."""
+
+    def __post_init__(self) -> None:
+        self._tails = Tails(self.storage, self._pause)
 
     @property
     def name(self) -> str:
@@ -226,9 +221,7 @@ class CatchingUp:
         for handle in self.host.mirror.open_files():
             if handle.name not in self._tails:
                 handle.drop(self.name)
-        for name, tail in self._tails.items():
-            if tail.part.is_fenced():
-                raise FileFenced(name)  # begin again
+        self._tails.refuse_fenced()
         there = examine(self.name, self.member.url, self.place, self.host.epochs.note)
         if not there:
             self.storage.make()
@@ -247,13 +240,13 @@ class CatchingUp:
         self.host.check_not_fenced()
         source = self._reading = Source(self._source())
         open_files = {handle.name: handle for handle in self.host.mirror.open_files() if _is_segment(handle.name)}
-        self._end_tails(open_files)
+        self._tails.end_all_but(open_files)
         deep, copied = not self._checked, 0
         copied += make_equal(
             source, self.storage, deep=deep, pause=self._pause, keep={*open_files, SESSION, *self._tails}
         )
         for name, handle in sorted(open_files.items()):
-            copied += self._extend(source, name, handle)
+            copied += self._tails.extend(source, name, handle.end, self.host.epochs.note.backup_id)
         copied += self._copy_session(source)
         self._checked = True
         return copied
@@ -277,60 +270,6 @@ class CatchingUp:
     def _source(self) -> Storage:
         """A member in sync, to copy from."""
         return next(iter(self.host.mirror.in_sync.values()))
-
-    def _end_tails(self, open_files: Mapping[str, MirrorWriteHandle]) -> None:
-        """Close the files that are no longer open at the others; the pass compares them like every other."""
-        for name in [name for name in self._tails if name not in open_files]:
-            tail = self._tails.pop(name)
-            with closing(tail.part):
-                tail.part.truncate(tail.end)
-                tail.part.sync()
-                tail.part.finish()
-
-    def _extend(self, source: Storage, name: str, handle: MirrorWriteHandle) -> int:
-        """Copy what was written to this open file since the last pass."""
-        end = handle.end
-        tail = self._tails.get(name)
-        if tail is None:
-            self._tails[name] = self._begin(source, name, end)
-            return end
-        with closing(source.open(name)) as reading:
-            return self._copy_tail(reading.blocks(tail.end, end), tail)
-
-    def _copy_tail(self, blocks: Iterator[bytes], tail: _Tail) -> int:
-        copied = 0
-        for block in blocks:
-            tail.part.write_durably(tail.end, block)
-            tail.end += len(block)
-            copied += len(block)
-            self._pause(len(block))
-        with suppress(OSError):
-            tail.part.tidy()
-        return copied
-
-    def _begin(self, source: Storage, name: str, end: int) -> _Tail:
-        """Make the member's own copy of a file that is open at the others; it stays open here, too."""
-        if name in self.storage.names():  # the member may have the last good copy
-            refuse_rotten(source, name, bytes.fromhex(self.host.epochs.note.backup_id))
-        temporary = self.storage.temporary(name)
-        part = self.storage.create(temporary)
-        try:
-            with closing(source.open(name)) as reading:
-                offset = 0
-                for block in reading.blocks(0, end):
-                    part.write(offset, block)
-                    offset += len(block)
-                    self._pause(len(block))
-                zeros = min(max(reading.size() - end, 0), 1 << 20)
-            part.write(end, bytes(zeros))
-            part.sync()
-            self._pause(0)
-            self.storage.rename(temporary, name)
-            self.storage.sync_names()
-        except BaseException:
-            part.close()
-            raise
-        return _Tail(part, end)
 
     def _copy_session(self, source: Storage) -> int:
         """The session marker says how far the log was acknowledged, so it comes after the log."""
@@ -388,7 +327,7 @@ class CatchingUp:
         """
         mirror, source = self.host.mirror, self._source()
         ends = {name: handles[name].end for name in self._tails}
-        round_ = mirror.workers.begin({self.name: lambda: self._copy_last(source, ends)})
+        round_ = mirror.workers.begin({self.name: lambda: self._tails.copy_last(source, ends)})
         if not round_.wait(self._join_within):
             self._join_within = min(2 * self._join_within, mirror.options.grace)
             return False
@@ -401,15 +340,6 @@ class CatchingUp:
         mirror.adopt(self.name, self.storage, self._locked)
         self._locked = None
         return True
-
-    def _copy_last(self, source: Storage, ends: Mapping[str, int]) -> None:
-        for name, tail in self._tails.items():
-            if tail.end < ends[name]:
-                with closing(source.open(name)) as reading:
-                    tail.part.write_durably(tail.end, reading.read(tail.end, ends[name] - tail.end))
-                tail.end = ends[name]
-            elif tail.part.is_fenced():
-                raise FileFenced(name)
 
     # Documents
 

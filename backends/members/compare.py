@@ -15,115 +15,26 @@ session marker knows to be acknowledged.
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import dataclass, replace
 
 from backends import keyring
-from backends.errors import BackupError, Damaged, FromTheFuture, KeyNeeded, Unreachable
+from backends.errors import Damaged, Unreachable
 from backends.log.format.attachments import ATTACHMENTS
 from backends.log.format.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
 from backends.log.format.keys import KEYS
-from backends.log.format.members import MEMBERS, Epoch, MembersDocument, PublicPart
+from backends.log.format.members import Epoch
 from backends.log.format.records import is_part_of, part_name, segment_index, segment_name, snapshot_name
 from backends.log.format.torn import End
 from backends.log.reader.kept import read_held
-from backends.log.reader.opening import read_members
 from backends.log.reader.records import Chain
 from backends.log.reader.snapshot import SnapshotReader
-from backends.members.files import DOCUMENTS, is_snapshot_part
+from backends.members.comparison import ComparedFile, Comparison, Copy, GenerationChanged, State
 from backends.members.newest import SeenMember, newest_epoch
-from backends.members.validity import Fault, Records, document_in, records_in, whole_snapshot_part
-from backends.storage.base import ReadHandle, Storage
+from backends.members.peers import Lost, Peer, documents_at, names_at
+from backends.members.shared_files import DOCUMENTS, is_snapshot_part
+from backends.members.validity import Fault, Records, records_in, whole_snapshot_part
+from backends.storage.base import ReadHandle
 from backends.text import printable
-
-
-class State(Enum):
-    """What one member's copy of a file is. Programs identify it by the value."""
-
-    GOOD = "good"
-    DAMAGED = "damaged"
-    """Its bytes have changed, or cannot be read."""
-    MISSING = "missing"
-    BEHIND = "behind"
-    """What is there is good, but not all of it is there: the member trails."""
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """One member's copy of a file. `what` is a clause that says what is wrong, `offset` where."""
-
-    member: str
-    state: State
-    what: str = ""
-    offset: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedFile:
-    """One file of the backup, as each member holds it."""
-
-    name: str
-    copies: tuple[Copy, ...]
-    kept: bool = False
-    """Whether it belongs to the generation that is only kept for a while, and not to the current one."""
-
-    @property
-    def good(self) -> tuple[str, ...]:
-        """The members whose copy is good; empty if none is."""
-        return tuple(copy.member for copy in self.copies if copy.state is State.GOOD)
-
-    @property
-    def bad(self) -> tuple[Copy, ...]:
-        """The copies that are damaged or missing."""
-        return tuple(copy for copy in self.copies if copy.state in (State.DAMAGED, State.MISSING))
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """A member to be compared, and what it says; `document` is None if that cannot be read."""
-
-    name: str
-    storage: Storage
-    document: MembersDocument | None
-    hidden: PublicPart | None = None
-    """What everybody can read of a document that is encrypted, if the key is not known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """What was found out about the members."""
-
-    epoch: Epoch
-    backup_id: str
-    generation: int
-    compared: tuple[str, ...]
-    """The members that were compared."""
-    files: tuple[ComparedFile, ...]
-    behind: tuple[str, ...]
-    """The members of an earlier epoch or generation. Nothing is wrong with them, and nothing is known to be right."""
-    unknown: tuple[str, ...]
-    """The members that do not say in which epoch they are: nothing may be written there."""
-    unreachable: dict[str, str] = field(default_factory=dict)
-    """The members that failed while they were read, each with a clause that says how."""
-    without_key: bool = False
-    """Whether the members were compared without the key: then nothing is known but what checksums and numbers show."""
-
-    @property
-    def faults(self) -> tuple[ComparedFile, ...]:
-        """The files of which some copy is damaged or missing, but for `lost_of_kept`."""
-        return tuple(file for file in self.files if file.bad and (file.good or not file.kept))
-
-    @property
-    def lost_of_kept(self) -> tuple[ComparedFile, ...]:
-        """Files of the kept generation that no member holds whole. It was perhaps replaced for that very reason, and
-        no restore of the current state needs it."""
-        return tuple(file for file in self.files if file.kept and file.bad and not file.good)
-
-
-class GenerationChanged(BackupError):
-    """A new generation was published while the members were compared: compare them again."""
-
-    kind = "overtaken"
 
 
 def compare_members(peers: Sequence[Peer], *, unpack: bool = True) -> Comparison:
@@ -175,7 +86,7 @@ def _compared(current: Sequence[Peer], known: _Known, unpack: bool) -> Compariso
             run = _Run(current, unpack=unpack)
             files = run.files()
             run.check_unchanged()
-        except _Lost as lost:
+        except Lost as lost:
             unreachable[lost.name] = lost.why
             current = [peer for peer in current if peer.name != lost.name]
             continue
@@ -189,24 +100,16 @@ def _compared(current: Sequence[Peer], known: _Known, unpack: bool) -> Compariso
     raise Unreachable(f"no member that holds the newest state can be read ({why}). Nothing was changed; connect one")
 
 
-class _Lost(Exception):
-    """A member cannot be read any more."""
-
-    def __init__(self, name: str, error: OSError) -> None:
-        super().__init__(name)
-        self.name, self.why = name, printable(error.strerror or str(error))
-
-
 _Found = Records | Fault | None
 """What a member has under a name; None: nothing."""
 
 
 class _Run:
-    """One comparison of members of one epoch. Raises _Lost when one of them cannot be read any more."""
+    """One comparison of members of one epoch. Raises Lost when one of them cannot be read any more."""
 
     def __init__(self, current: Sequence[Peer], *, unpack: bool) -> None:
         self._unpacks = unpack
-        documents = {peer.name: _documents(peer) for peer in current}
+        documents = {peer.name: documents_at(peer) for peer in current}
         self._documents = documents
         manifests = {
             name: Manifest.decode(data)
@@ -218,7 +121,7 @@ class _Run:
         self.manifest = max(manifests.values(), key=lambda manifest: manifest.generation)
         # A manifest that cannot be read says nothing about the files: they are compared with the others' manifest.
         self.peers = [peer for peer in current if manifests.get(peer.name, self.manifest) == self.manifest]
-        self._names = {peer.name: set(_names(peer)) for peer in self.peers}
+        self._names = {peer.name: set(names_at(peer)) for peer in self.peers}
         self._in_sync = set(current[0].document.in_sync) if current[0].document is not None else set[str]()
         sessions = [
             Session.decode(data) for found in documents.values() if isinstance(data := found.get(SESSION), bytes)
@@ -228,7 +131,7 @@ class _Run:
     def check_unchanged(self) -> None:
         """Raise GenerationChanged if a new generation was published meanwhile: files were removed then."""
         for peer in self.peers:
-            if self._documents[peer.name].get(MANIFEST) != _documents(peer).get(MANIFEST):
+            if self._documents[peer.name].get(MANIFEST) != documents_at(peer).get(MANIFEST):
                 raise GenerationChanged("a new generation began while the members were compared; try again in a minute")
 
     def files(self) -> tuple[ComparedFile, ...]:
@@ -313,7 +216,7 @@ class _Run:
                 try:
                     handle = peer.storage.open(name)
                 except OSError as error:
-                    raise _Lost(peer.name, error) from error
+                    raise Lost(peer.name, error) from error
                 opened.callback(handle.close)
                 parts.append((name, handle))
             try:
@@ -321,7 +224,7 @@ class _Run:
                 for _ in SnapshotReader(parts, manifest.snapshot_header(), base):
                     pass
             except OSError as error:
-                raise _Lost(chosen[0][1].name, error) from error
+                raise Lost(chosen[0][1].name, error) from error
             except Damaged as error:
                 for number, file in enumerate(files):
                     if file.name == error.file:
@@ -403,7 +306,7 @@ class _Run:
         except FileNotFoundError:
             return None
         except OSError as error:
-            _names(peer)  # raises _Lost if it is not only this file
+            names_at(peer)  # raises Lost if it is not only this file
             return Fault(f"it cannot be read ({printable(error.strerror or str(error))})", 0)
 
 
@@ -431,39 +334,3 @@ def _is_used(found: _Found) -> bool:
     if isinstance(found, Records):
         return found.last is not None or found.tail.end is not End.CLEAN
     return found is not None
-
-
-def _names(peer: Peer) -> list[str]:
-    try:
-        return peer.storage.names()
-    except OSError as error:
-        raise _Lost(peer.name, error) from error
-
-
-def _documents(peer: Peer) -> dict[str, bytes | Fault]:
-    found: dict[str, bytes | Fault] = {}
-    for name in DOCUMENTS:
-        try:
-            found[name] = document_in(peer.storage, name)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            _names(peer)
-            found[name] = Fault(f"it cannot be read ({printable(error.strerror or str(error))})", 0)
-    return found
-
-
-def peer_at(name: str, storage: Storage) -> Peer:
-    """A member with what it says now. Raises OSError if it cannot be read at all, FromTheFuture."""
-    document = hidden = None
-    try:
-        document = read_members(storage)
-    except FromTheFuture:
-        raise
-    except KeyNeeded:
-        hidden = PublicPart.decode(storage.read_small(MEMBERS))
-    except BackupError:
-        pass
-    if document is None:
-        storage.names()  # raises if it is not only this file
-    return Peer(name, storage, document, hidden)

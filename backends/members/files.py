@@ -1,4 +1,4 @@
-"""Copying and comparing the files of a backup between two members.
+"""Making the files of one member equal to those of another.
 
 Members share files byte for byte. There is one exception: after a crash, a segment that was still open may have been
 preallocated further in one member than in another. Such a file differs, and is copied like any other.
@@ -21,10 +21,9 @@ second way is taken, and what else is readable there (torn ends that were put as
 its name.
 """
 
-import errno
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from backends.errors import BackupError, Damaged
 from backends.log.format.attachments import ATTACHMENTS
@@ -40,153 +39,22 @@ from backends.log.format.records import (
     snapshot_name,
 )
 from backends.log.format.text_files import decode_document
-from backends.log.format.torn import first_nonzero
 from backends.log.known_damage import DAMAGE
-from backends.log.writer.pace import Pace
-from backends.log.writer.paced import PacedFile
 from backends.log.writer.recovery import TORN, torn_earlier
-from backends.members.key_copies import read_keys_file, replaces
-from backends.members.validity import document_in, fault_in, read_document
+from backends.members.copy_file import Pause, copy_aside, copy_file, go_on, remove_if_possible
+from backends.members.differences import Differences, compared, read_if_possible
+from backends.members.key_copies import replaces
+from backends.members.moment import Moment, moment_of
+from backends.members.shared_files import DOCUMENTS, holds_data
+from backends.members.validity import fault_in
 from backends.members.wholeness import Replacing, indexes, is_unused
-from backends.storage.base import TEMPORARY, ReadHandle, Storage
-
-Pause = Callable[[int], None]
-"""Called with the bytes that were just copied; it may sleep. Called with 0 just before files get their names: that is
-the last moment for a writer that was replaced to stop. It stops the copying by raising."""
-
-STORED = (KEYS, *ATTACHMENTS)
-"""The documents that are not about the log. A member may hold the only good copy of one, so they are never removed."""
-
-DOCUMENTS = (KEYS, KEPT, HISTORY, DAMAGE, *ATTACHMENTS, MANIFEST, SESSION)
-"""The small text files that members share."""
-
-SYNC_EVERY = 4 << 20
-"""Bytes of a copy between two syncs: a commit to the same disk waits for all that is not synced yet."""
-
-_BY = "-copy"
-"""Part of the temporary name of a copy."""
+from backends.storage.base import TEMPORARY, Storage
 
 _OURS = (*DOCUMENTS, segment_name(0).rstrip("0"), snapshot_name(0).rstrip("0"))
-_BLOCK = 1 << 18
-_TAIL = 1 << 16
-_ATTEMPTS = 5
-
-
-def _go_on(_: int) -> None:
-    """The Pause of a caller that has none."""
-
-
-def holds_data(name: str) -> bool:
-    """Whether this is the name of a segment, or of a finished snapshot or a part of one; not that of a document."""
-    return segment_index(name) is not None or is_snapshot_part(name)
-
-
-def is_snapshot_part(name: str) -> bool:
-    """Whether this is the name of a finished snapshot or of a part of one."""
-    if snapshot_generation(name) is None:
-        return False
-    _, dot, part = name.partition(".")
-    return not dot or (part.isascii() and part.isdigit() and not part.startswith("0"))
-
-
-def shared_names(names: Iterable[str]) -> list[str]:
-    """Those of these names that belong to files which all members share, sorted.
-
-    They are the snapshots, the segments, and the documents `manifest`, `session`, `kept`, `history`, `damage`, `keys`
-    and those that hold files of the node. A member's own are `members`, `lock`, torn ends that were put aside, and
-    everything unfinished.
-    """
-    return sorted(name for name in names if name in DOCUMENTS or holds_data(name))
-
-
-@dataclass(frozen=True, slots=True)
-class Differences:
-    """What must be done to a member so that it has the same shared files as another."""
-
-    copy: tuple[str, ...]
-    """The files that are missing, or that differ; sorted."""
-    remove: tuple[str, ...]
-    """The files that the other member does not have; sorted. Those in STORED are not among them."""
-
-
-def differences(source: Storage, target: Storage, *, deep: bool) -> Differences:
-    """How the shared files of `target` differ from those of `source`.
-
-    Compares the content of documents, and of all other files the size and the end, which shows other records but no bit
-    rot; with `deep`, every byte. A file of the target that cannot be read differs. Raises OSError if the source cannot
-    be read, or the target's names cannot.
-    """
-    return _compared(source, shared_names(source.names()), target, deep)
-
-
-def _compared(source: Storage, names: Sequence[str], target: Storage, deep: bool) -> Differences:
-    theirs = set(shared_names(target.names()))
-    copy = tuple(name for name in names if name not in theirs or differs(source, target, name, deep=deep))
-    return Differences(copy, tuple(sorted(theirs.difference(names, STORED))))
-
-
-def differs(source: Storage, target: Storage, name: str, *, deep: bool) -> bool:
-    """Whether this file of `target` differs from that of `source`, as in `differences`."""
-    if name == KEYS:
-        return replaces(read_keys_file(source) or b"", read_keys_file(target))
-    if name in DOCUMENTS:
-        return read_document(source, name) != _read_if_possible(target, name)
-    with closing(source.open(name)) as original:
-        size = original.size()
-        try:
-            copy = target.open(name)
-        except OSError:
-            return True
-        with closing(copy):
-            if _size_if_known(copy) != size:
-                return True
-            return first_difference(original, copy, 0 if deep else _end(original, size), size) is not None
-
-
-def _end(original: ReadHandle, size: int) -> int:
-    """From where on two files of equal size must be compared so that one with other records is noticed.
-
-    The last record carries a checksum of all before it, so the last bytes are enough, but not where they are zeros:
-    an open segment has the same size, however many records are in it.
-    """
-    start = max(0, size - _TAIL)
-    return start if first_nonzero(original, start, size) is not None else 0
-
-
-def first_difference(original: ReadHandle, copy: ReadHandle, start: int, size: int) -> int | None:
-    """The offset of the first byte from `start` up to `size` in which two open files differ; None if there is none.
-
-    From where `copy` cannot be read, it differs. Raises OSError if `original` cannot be read.
-    """
-    for offset in range(start, size, _BLOCK):
-        block = original.read(offset, min(_BLOCK, size - offset))
-        try:
-            other = copy.read(offset, len(block))
-        except OSError:
-            return offset
-        if block != other:
-            same = min(len(block), len(other))
-            return offset + next((at for at in range(same) if block[at] != other[at]), same)
-    return None
-
-
-def copy_file(source: Storage, target: Storage, name: str, pause: Pause = _go_on, pace: Pace | None = None) -> None:
-    """Copy a file under a temporary name, durably, and rename it; durable under its name after `sync_names`.
-
-    With `pace`, the copy yields to the commits that are made at the target meanwhile.
-    After a failure the temporary file is removed, and the target's own file is as it was. Raises OSError.
-    """
-    temporary = _copy_aside(source, target, name, pause, pace)
-    try:
-        pause(0)
-        target.rename(temporary, name)
-    except BaseException:
-        _remove_if_possible(target, [temporary])
-        raise
 
 
 def make_equal(
-    source: Storage, target: Storage, *, deep: bool, pause: Pause = _go_on, keep: Collection[str] = ()
+    source: Storage, target: Storage, *, deep: bool, pause: Pause = go_on, keep: Collection[str] = ()
 ) -> int:
     """Give `target` the shared files that `source` has, and remove its others and what is unfinished there.
 
@@ -200,14 +68,14 @@ def make_equal(
     because a new generation was published, FileNotFoundError is raised: call this again.
     """
     _remove_unfinished(target, keep)
-    moment = _moment_of(source).without(keep)
-    found = _compared(source, moment.names, target, deep)
+    moment = moment_of(source).without(keep)
+    found = compared(source, moment.names, target, deep)
     _check_before_replacing(source, target, found, moment.manifest.backup_id)
     copying = _Copying(source, target, moment, pause, [name for name in found.remove if name not in keep])
     try:
         copying.run(sorted(filter(holds_data, found.copy), key=_order))
     except BaseException:
-        _remove_if_possible(target, [*copying.unfinished, *map(target.temporary, DOCUMENTS)])
+        remove_if_possible(target, [*copying.unfinished, *map(target.temporary, DOCUMENTS)])
         raise
     return copying.copied
 
@@ -228,13 +96,13 @@ def refuse_rotten(source: Storage, name: str, backup_id: bytes) -> None:
         raise Damaged(f"{fault.what} (at {source.describe()})", name, fault.offset)
 
 
-def copy_backup(source: Storage, target: Storage, pause: Pause = _go_on) -> None:
+def copy_backup(source: Storage, target: Storage, pause: Pause = go_on) -> None:
     """Copy the shared files into a directory that does not exist yet. The manifest comes last.
 
     Raises FileExistsError, another OSError, or BackupError if the source's manifest cannot be used. After a failure the
     directory is removed again.
     """
-    moment = _moment_of(source)
+    moment = moment_of(source)
     target.make()
     try:
         _Copying(source, target, moment, pause).run(sorted(filter(holds_data, moment.names), key=_order))
@@ -264,40 +132,13 @@ def _remove_unfinished(target: Storage, keep: Collection[str]) -> None:
             target.remove(name)
 
 
-@dataclass(frozen=True, slots=True)
-class _Moment:
-    """What a member held at one moment: its documents, and the names of the shared files that they speak of."""
-
-    documents: Mapping[str, bytes]
-    names: Sequence[str]
-    manifest: Manifest
-
-    def without(self, left_alone: Collection[str]) -> "_Moment":
-        """The same, but for these files."""
-        documents = {name: data for name, data in self.documents.items() if name not in left_alone}
-        return replace(self, documents=documents, names=[name for name in self.names if name not in left_alone])
-
-
-def _moment_of(source: Storage) -> _Moment:
-    """Raises OSError, and BackupError if the manifest is missing or damaged: then nothing may be copied from here."""
-    for _ in range(_ATTEMPTS):
-        documents = {name: data for name in DOCUMENTS if (data := _document_to_copy(source, name)) is not None}
-        names = [name for name in shared_names(source.names()) if name not in STORED or name in documents]
-        # Files are removed after a new manifest, so under the same manifest all that it needs was listed.
-        if MANIFEST not in documents:
-            raise FileNotFoundError(errno.ENOENT, "there is no manifest", MANIFEST)
-        if source.read_small(MANIFEST) == documents[MANIFEST]:
-            return _Moment(documents, names, Manifest.decode(documents[MANIFEST]))
-    raise OSError(errno.EAGAIN, f"{source.describe()} is changing faster than it can be copied")
-
-
 @dataclass(slots=True)
 class _Copying:
     """One run of `make_equal`, from `source` as it was at `moment`."""
 
     source: Storage
     target: Storage
-    moment: _Moment
+    moment: Moment
     pause: Pause
     gone: list[str] = field(default_factory=list)
     """The target's files to remove."""
@@ -365,7 +206,7 @@ class _Copying:
         """Copy all, the documents too, before the first name changes: then even a full disk stops nothing halfway."""
         staged = []
         for name in data:
-            staged.append((_copy_aside(self.source, self.target, name, self._count), name))
+            staged.append((copy_aside(self.source, self.target, name, self._count), name))
             self.unfinished.append(staged[-1][0])
         self._publish(KEPT, HISTORY, DAMAGE, *ATTACHMENTS)
         for name in (SESSION, MANIFEST):
@@ -399,7 +240,7 @@ class _Copying:
         """Give the target these documents, if the source has them and the target does not."""
         for name in names:
             data = self.moment.documents.get(name)
-            there = _read_if_possible(self.target, name)
+            there = read_if_possible(self.target, name)
             if data is not None and (replaces(data, there) if name == KEYS else data != there):
                 self.target.publish(name, data)
                 self.copied += len(data)
@@ -412,28 +253,6 @@ class _Copying:
         if names:
             self.target.sync_names()
         self.gone = [name for name in self.gone if name not in names]
-
-
-def _copy_aside(source: Storage, target: Storage, name: str, pause: Pause, pace: Pace | None = None) -> str:
-    """Copy a file durably under a temporary name, which is returned. Raises OSError; then nothing is left of it."""
-    temporary = target.temporary(f"{name}{_BY}")
-    try:
-        with closing(source.open(name)) as original, closing(target.create(temporary)) as copy:
-            paced = PacedFile(copy, SYNC_EVERY, pace, syncs_cost=target.costly)
-            for block in original.blocks(0, original.size()):
-                paced.write(block)
-                pause(len(block))
-            paced.sync()
-    except BaseException:
-        _remove_if_possible(target, [temporary])
-        raise
-    return temporary
-
-
-def _remove_if_possible(target: Storage, names: Iterable[str]) -> None:
-    for name in names:
-        with suppress(OSError):
-            target.remove(name)
 
 
 def _order(name: str) -> tuple[bool, int, int]:
@@ -453,43 +272,8 @@ def _manifest_if_good(target: Storage) -> Manifest | None:
 
     One from before the backup was encrypted is good, too.
     """
-    data = _read_if_possible(target, MANIFEST)
+    data = read_if_possible(target, MANIFEST)
     try:
         return None if data is None else Manifest.from_fields(decode_document(MANIFEST, data))
     except BackupError:
-        return None
-
-
-def _document_to_copy(source: Storage, name: str) -> bytes | None:
-    """The bytes of a document that the target is to get; None if there is none.
-
-    A damaged copy of one of the node's files replaces nothing and stops nothing: the running node stores it again.
-    Damaged key slots are better than none.
-    """
-    if name == KEYS:
-        return read_keys_file(source)
-    try:
-        if name not in ATTACHMENTS:
-            return source.read_small(name)
-        found = document_in(source, name)
-        return found if isinstance(found, bytes) else None
-    except FileNotFoundError:
-        return None
-    except (OSError, BackupError):
-        if name not in ATTACHMENTS:
-            raise
-        return None
-
-
-def _read_if_possible(target: Storage, name: str) -> bytes | None:
-    try:
-        return read_document(target, name)
-    except OSError:
-        return None
-
-
-def _size_if_known(handle: ReadHandle) -> int | None:
-    try:
-        return handle.size()
-    except OSError:
         return None

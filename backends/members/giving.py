@@ -10,7 +10,7 @@ from contextlib import closing
 from backends.errors import BackupError
 from backends.log.format.records import is_part_of
 from backends.log.writer.pace import Pace
-from backends.members.files import copy_file
+from backends.members.copy_file import copy_file
 from backends.storage.base import Storage
 
 SPACE_KEPT = 16 << 20

@@ -6,7 +6,9 @@ from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.errors import making
 from backends.log.format.members import MEMBERS, MembersDocument
-from backends.members.files import Pause, make_equal, shared_names
+from backends.members.copy_file import Pause
+from backends.members.files import make_equal
+from backends.members.shared_files import shared_names
 from backends.storage.base import Storage
 from backends.storage.unreachable import reaching
 from backends.system.interrupts import deferred

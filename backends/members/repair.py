@@ -15,8 +15,10 @@ from backends.log.format.documents import MANIFEST
 from backends.log.format.members import Epoch
 from backends.log.format.records import segment_index
 from backends.log.reader.opening import read_members
-from backends.members.compare import ComparedFile, Comparison, Copy, Peer
-from backends.members.files import DOCUMENTS, Pause, copy_file, is_snapshot_part
+from backends.members.comparison import ComparedFile, Comparison, Copy
+from backends.members.copy_file import Pause, copy_file
+from backends.members.peers import Peer
+from backends.members.shared_files import DOCUMENTS, is_snapshot_part
 from backends.members.validity import Fault, document_in, read_document, records_in
 from backends.storage.base import Storage
 from backends.text import printable

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from backends.base import Position
-from backends.errors import BackupError, Damaged, Fenced
+from backends.errors import BackupError, Fenced
 from backends.log.backup import Backup
 from backends.log.format.attachments import ATTACHMENTS
 from backends.log.format.documents import MANIFEST, SESSION, Manifest
@@ -25,14 +25,13 @@ from backends.members.catching_up import CatchingUp
 from backends.members.epochs import Epochs, clause
 from backends.members.events import Events
 from backends.members.examine import Obstacle, seen_as_foreign
-from backends.members.files import make_equal, remove_readable
+from backends.members.files import remove_readable
 from backends.members.giving import give_snapshot
-from backends.members.key_copies import newest_keys, read_keys_file, replaces
+from backends.members.levelling import copy_to_others, spread_keys
 from backends.members.newest import newest
-from backends.members.source import Source
 from backends.members.survey import look_at
 from backends.places.base import Place
-from backends.storage.base import FileFenced, Space, Storage
+from backends.storage.base import FileFenced, Space
 from backends.storage.mirror.in_sync import Options
 from backends.storage.mirror.storage import Differs, MirrorStorage
 from backends.storage.mirror.workers import Late, Workers
@@ -201,8 +200,8 @@ class RunningMembers:
             )
         self.mirror.read_first(source.name)
         original = self.mirror.in_sync[source.name]
-        self._spread_keys()
-        self._copy_to_others(source.name)
+        spread_keys(self.mirror)
+        copy_to_others(self.mirror, source.name)
         manifest = read_manifest(original)
         self.mirror.each(lambda _, storage: remove_readable(storage, manifest))
         self.epochs.key = manifest.key
@@ -211,37 +210,6 @@ class RunningMembers:
             pass
         self._begun = True
         self.mirror.settle()
-
-    def _copy_to_others(self, name: str) -> None:
-        """Give the others the files of the member `name`. If these have changed or cannot be read, that one has failed.
-
-        None of the others has: the node must not put the whole members out of sync, and go on with the damaged one.
-        """
-        original, at_source = self.mirror.in_sync[name], list[Exception]()
-
-        def copy(other: str, storage: Storage) -> None:
-            if other == name:
-                return
-            source = Source(original)
-            try:
-                make_equal(source, storage, deep=False)
-            except Damaged as error:  # always at the one that is copied from: the other's damage is overwritten
-                at_source.append(error)
-            except OSError as error:
-                if not source.has_raised(error):
-                    raise
-                at_source.append(error)
-
-        self.mirror.each(copy)
-        if at_source:
-            self.mirror.failed({name: at_source[0]})
-
-    def _spread_keys(self) -> None:
-        """Give every member the key slots that count: `make_equal` would take those of the member that it copies from,
-        and a slot may have been added while that one was away."""
-        newest_slots = newest_keys(self.mirror.in_sync)
-        if newest_slots is not None:
-            self.mirror.each(lambda _, storage: _publish_keys(storage, newest_slots))
 
     @contextmanager
     def _publishing(self, name: str, data: bytes) -> Iterator[None]:
@@ -392,8 +360,3 @@ class RunningMembers:
         until = time.monotonic() + STOP_WITHIN
         for each in self.catching_up.values():
             each.ended.wait(max(until - time.monotonic(), 0.0))
-
-
-def _publish_keys(storage: Storage, data: bytes) -> None:
-    if replaces(data, read_keys_file(storage)):
-        storage.publish(KEYS, data)

@@ -12,7 +12,8 @@ from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.format.members import MEMBERS, Epoch, Member, MembersDocument
 from backends.members import new_copy
-from backends.members.files import Pause, make_equal
+from backends.members.copy_file import Pause
+from backends.members.files import make_equal
 from backends.members.new_copy import create_copy, publish_document
 from backends.node.lockfile import DEFAULT_GRACE, read_settings
 from backends.node.members_note import MEMBERS_FILE, read_members_note

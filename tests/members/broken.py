@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from backends.members import catching_up, files
+from backends.members import catching_up, copy_file, files
 from backends.members.catching_up import CatchingUp
 from backends.members.epochs import Epochs
 from backends.members.files import make_equal
@@ -105,7 +105,7 @@ def unknown_epoch_overwritten() -> Iterator[None]:
 @contextmanager
 def copy_not_synced() -> Iterator[None]:
     """Copied files are renamed before they are synced."""
-    copy = files._copy_aside
+    copy = copy_file.copy_aside
 
     def copying(source: Storage, target: Storage, *arguments: Any) -> str:
         create = target.create
@@ -118,7 +118,7 @@ def copy_not_synced() -> Iterator[None]:
         with patch.object(target, "create", creating):
             return copy(source, target, *arguments)
 
-    with patch.object(files, "_copy_aside", copying):
+    with patch.object(copy_file, "copy_aside", copying), patch.object(files, "copy_aside", copying):
         yield
 
 
@@ -129,7 +129,7 @@ def not_levelled() -> Iterator[None]:
     def nothing(source: Storage, target: Storage, **rest: Any) -> int:
         return 0
 
-    with patch("backends.members.running.make_equal", nothing):
+    with patch("backends.members.levelling.make_equal", nothing):
         yield
 
 

@@ -131,7 +131,7 @@ class World:
                 ("backends.members.opening", "write_members_note", self._write_note),
                 ("backends.members.opening", "ask_all", ask_all),
                 ("backends.storage.mirror.in_sync", "_STEP", 1e9),
-                ("backends.members.files", "_TAIL", 64),
+                ("backends.members.differences", "_TAIL", 64),
                 ("secrets", "token_bytes", tokens.randbytes),
                 ("secrets", "token_hex", lambda size: tokens.randbytes(size).hex()),
                 ("secrets", "randbits", tokens.getrandbits),

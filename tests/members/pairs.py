@@ -10,8 +10,9 @@ from backends.log.attachments import publish_attachment
 from backends.log.format.attachments import Attachment
 from backends.log.format.members import MEMBERS, Epoch, Member, MembersDocument, OutOfSync
 from backends.log.writer.options import LogOptions
-from backends.members.compare import Peer
-from backends.members.files import copy_backup, shared_names
+from backends.members.files import copy_backup
+from backends.members.peers import Peer
+from backends.members.shared_files import shared_names
 from backends.storage.base import Storage
 from tests.fake_lightningd.calls import History
 from tests.log.conftest import SMALL

@@ -8,10 +8,13 @@ import pytest
 from backends.log.attachments import publish_attachment, read_attachment
 from backends.log.format.attachments import Attachment
 from backends.log.format.members import MEMBERS, Epoch
-from backends.members.compare import State, compare_members
+from backends.members.compare import compare_members
+from backends.members.comparison import State
+from backends.members.differences import Differences, differences
 from backends.members.examine import _of_a_backup
-from backends.members.files import DOCUMENTS, Differences, copy_backup, differences, make_equal, shared_names
+from backends.members.files import copy_backup, make_equal
 from backends.members.repair import Mending, mend
+from backends.members.shared_files import DOCUMENTS, shared_names
 from backends.storage.base import Storage
 from tests.log.histories import backup_in
 from tests.members.pairs import Pair, document, equal_members, flip, held, peer

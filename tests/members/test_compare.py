@@ -10,7 +10,8 @@ import pytest
 from backends.errors import Damaged, Unreachable
 from backends.log.format.members import MEMBERS, Epoch
 from backends.log.format.records import segment_index
-from backends.members.compare import GenerationChanged, State, compare_members
+from backends.members.compare import compare_members
+from backends.members.comparison import GenerationChanged, State
 from backends.members.files import copy_backup, make_equal
 from backends.members.newest import Diverged
 from backends.storage.base import Storage

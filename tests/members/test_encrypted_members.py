@@ -19,9 +19,11 @@ from backends.log.format.records import decode_record, encode_record, segment_in
 from backends.log.key_slots import new_keys, with_hsm_slot, with_passphrase
 from backends.log.known_damage import DAMAGE
 from backends.log.reader.opening import read_manifest, read_members
-from backends.members.compare import State, compare_members, peer_at
+from backends.members.compare import compare_members
+from backends.members.comparison import State
 from backends.members.files import make_equal
 from backends.members.key_copies import newest_keys, replaces
+from backends.members.peers import peer_at
 from backends.members.repair import Mending, mend
 from backends.members.survey import look_at
 from backends.storage.base import Storage

@@ -13,15 +13,10 @@ import pytest
 from backends.errors import BackupError, Damaged
 from backends.log.writer.options import DEFAULT_OPTIONS
 from backends.members import files
-from backends.members.files import (
-    Differences,
-    copy_backup,
-    copy_file,
-    differences,
-    holds_data,
-    make_equal,
-    shared_names,
-)
+from backends.members.copy_file import copy_file
+from backends.members.differences import Differences, differences
+from backends.members.files import copy_backup, make_equal
+from backends.members.shared_files import holds_data, shared_names
 from backends.storage.local import LocalStorage
 from tests.encrypted import EVERYTHING
 from tests.log.histories import CAMPAIGN, Node, backup_in, noise

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from backends.log.backup import Backup
-from backends.members.files import copy_backup, differences, make_equal
+from backends.members.differences import differences
+from backends.members.files import copy_backup, make_equal
 from tests.log.histories import Node, backup_in
 from tests.log.keeping import MONTH, begun, noted
 from tests.log.model import contents

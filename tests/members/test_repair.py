@@ -9,8 +9,9 @@ import pytest
 from backends.log.format.members import MEMBERS, Epoch
 from backends.log.format.records import segment_index
 from backends.members.compare import compare_members
-from backends.members.files import copy_backup, holds_data
+from backends.members.files import copy_backup
 from backends.members.repair import Mending, NotNow, copy_good_file, mend, sealed_files
+from backends.members.shared_files import holds_data
 from tests.log.histories import CAMPAIGN, backup_in
 from tests.log.model import contents
 from tests.members.pairs import EPOCH, document, equal_members, flip, held, peer

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.members.compare import compare_members, peer_at
+from backends.members.compare import compare_members
+from backends.members.peers import peer_at
 from backends.storage.local import LocalStorage
 from tests.fake_lightningd import History
 from tests.members.world import MembersWorld, eventually
