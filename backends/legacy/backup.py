@@ -13,7 +13,6 @@ from backends.legacy.outline import Outline, outline
 from backends.sqlite_header import FILE_FORMAT, NOT_WAL, in_wal_mode
 
 _PIECE = 1 << 18
-"""Two bytes of a SQLite file's header: 1 for a rollback journal, 2 for a WAL."""
 
 
 class LegacyBackup:

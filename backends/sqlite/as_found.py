@@ -25,8 +25,6 @@ from backends.sqlite_header import in_wal_mode
 MAX_JOURNAL = 64 << 20
 """Bytes. With a larger journal the database is not examined, because what is rolled back is kept in memory."""
 
-"""The two header bytes that are both 2 in a database in WAL mode."""
-
 _BLOCK = 4096
 _FLOCK = "hhqqi0q"
 """C's `struct flock` on Linux: type, whence, start, length, pid."""
