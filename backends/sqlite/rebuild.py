@@ -13,6 +13,7 @@ from backends.log.reader.passes import EndOfLog, StoredChange
 from backends.log.reader.snapshot import SnapshotReader
 from backends.sqlite import limits
 from backends.sqlite.connection import integrity_errors
+from backends.sqlite.read_ahead import ReadLog, reading
 from backends.sqlite.replay import Replay
 from backends.sqlite.replay_errors import TooLarge
 from backends.sqlite.source import DatabaseState
@@ -68,7 +69,10 @@ def rebuild(
     with Replay(target) as replay:
         size_limit = SizeLimit(replay, target.stat().st_size)
         try:
-            rebuilt = _replay(reader, replay, size_limit, lambda done: show(read + done, total), take, enough, touched)
+            with reading(reader) as changes:
+                rebuilt = _replay(
+                    reader, changes, replay, size_limit, lambda done: show(read + done, total), take, enough, touched
+                )
             show(total, total)  # what follows, the check of the result, cannot report progress
             check = integrity_errors if touched is None else touched.faults
             state = replay.finish(durable=durable, check=check)
@@ -109,6 +113,7 @@ _SYNC_EVERY = 64 << 20
 
 def _replay(
     reader: Reader,
+    changes: ReadLog,
     replay: Replay,
     size_limit: "SizeLimit",
     tell: Callable[[int], None],
@@ -117,7 +122,7 @@ def _replay(
     touched: Touched | None,
 ) -> Rebuilt:
     """Replay the generation's changes, as far as `take` and `enough` of `rebuild` say."""
-    base, changes = reader.manifest.base, reader.changes()
+    base = reader.manifest.base
     done, version, last_time = 0, base.data_version, reader.manifest.created
     end: EndOfLog | None = None
     replay.foreign_keys = base.foreign_keys

@@ -77,6 +77,9 @@ class Closed:
 class ReadHandle(ABC):
     """A file that is open for reading. It stays readable after its name is replaced or removed."""
 
+    survives_fork = False
+    """Whether a forked process may read it, too, while this one goes on: not where a connection is behind it."""
+
     @abstractmethod
     def size(self) -> int:
         """The current size of the file in bytes."""

@@ -29,6 +29,8 @@ class _Descriptor:
 
 
 class LocalReadHandle(_Descriptor, ReadHandle):
+    survives_fork = True  # each read says where, so a shared position does not matter
+
     def size(self) -> int:
         return os.fstat(self.number).st_size
 

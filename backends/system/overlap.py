@@ -27,6 +27,11 @@ def keep_to_one_thread() -> None:
     _Setting.allowed = False
 
 
+def may_overlap() -> bool:
+    """Whether this process may do several things at the same time."""
+    return _Setting.allowed
+
+
 class InTurn(Generic[T]):
     """Does `work` for each item that it is given, in order, in a thread of its own; the caller goes on meanwhile.
 

@@ -2,12 +2,17 @@
 
 import gzip
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from backends.log.reader.passes import StoredChange
+from backends.sqlite import read_ahead
+from backends.sqlite.read_ahead import ChangesAhead
 
 _ROOT = Path(__file__).parents[2]
 _TRACES = _ROOT.parent / "shared" / "traces"
@@ -51,3 +56,29 @@ def _unpacked(packed: Path, target: Path) -> Path:
     with gzip.open(packed) as source, target.open("wb") as file:
         shutil.copyfileobj(source, file)
     return target
+
+
+@pytest.fixture
+def free_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is free to read ahead, whatever else runs here."""
+    monkeypatch.setattr(read_ahead, "_load", float)
+
+
+@pytest.fixture
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of changes are written here, and none has to survive a power cut."""
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: None)
+
+
+@pytest.fixture
+def own_reading(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the last sequence each time that this process has to read the log itself."""
+    read: list[int] = []
+    own = ChangesAhead._own
+
+    def noted(self: ChangesAhead, last: int) -> Iterator[StoredChange]:
+        read.append(last)
+        return own(self, last)
+
+    monkeypatch.setattr(ChangesAhead, "_own", noted)
+    return read
