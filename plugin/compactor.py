@@ -42,7 +42,8 @@ def main() -> int:
         generation = _generation_to_read(backup)
         compacted = compact_log(backup.storage, Path.cwd(), pulse.read, keep_reserve=True, pace=_pace())
     except MemoryError:
-        print(_advice(limits.out_of_memory()), file=sys.stderr)
+        error = limits.out_of_memory()
+        print(_advice(error) if isinstance(error, limits.BeyondLimits) else one_line(str(error)), file=sys.stderr)
         return 1
     except limits.BeyondLimits as error:
         print(_advice(error), file=sys.stderr)

@@ -85,6 +85,7 @@ def _tell(voice: _Voice, over: threading.Event) -> None:
                 "signs": pulse.signs,
                 "change": pulse.change,
                 "segment": pulse.segment,
+                "statement": pulse.statement,
                 **more,
             }
         )

@@ -27,7 +27,7 @@ from backends.sqlite.connection import Busy, Corrupt
 from backends.sqlite.following import CopyDamaged, HeldUp, NoCopy
 from backends.sqlite.limits import BeyondLimits
 from backends.sqlite.replay import MAX_WITHHELD
-from backends.sqlite.replay_errors import MemoryFailed, OutOfTime, ReplayFailed
+from backends.sqlite.replay_errors import MemoryFailed, MemoryMissing, OutOfTime, ReplayFailed
 from backends.text import printable
 from backends.urls import BadURL
 
@@ -55,8 +55,8 @@ class Overtaken(BackupError):
 _PLAIN: dict[str, type[BackupError]] = {
     kind.__name__: kind
     for kind in (
-        BackupError, Unreachable, NotABackup, FromTheFuture, Busy, Corrupt, MemoryFailed, OutOfTime,
-        BadURL, Overtaken, KeyNeeded, WrongKey, NotEncrypted, NoCopy, CopyDamaged, HeldUp,
+        BackupError, Unreachable, NotABackup, FromTheFuture, Busy, Corrupt, MemoryFailed, MemoryMissing,
+        OutOfTime, BadURL, Overtaken, KeyNeeded, WrongKey, NotEncrypted, NoCopy, CopyDamaged, HeldUp,
     )
 }  # fmt: skip
 """Errors that consist of a message only."""

@@ -22,6 +22,7 @@ from backends.errors import BackupError
 from backends.sqlite import limits
 from backends.sqlite.connection import refuse_old_sqlite
 from backends.sqlite.rebuild import BytesDone
+from backends.sqlite.replay_errors import memory_missing
 from backends.system import spool
 from backends.system.interrupts import deferred
 
@@ -126,7 +127,7 @@ class _Listening:
         self._rest = b""
         self._clock, self._next_look = limits.StuckClock(_ChildsTime(process.pid)), 0.0
         self._change: int | None = None
-        self._segment = 0
+        self._segment = self._statement = 0
 
     def result(self) -> dict[str, Any]:
         while True:
@@ -176,6 +177,7 @@ class _Listening:
             self._news(message["news"])
         read, of = number(message, "read"), number(message, "of")
         self._change, self._segment = perhaps_number(message, "change"), number(message, "segment")
+        self._statement = perhaps_number(message, "statement") or 0
         self._clock.saw((read, number(message, "signs"), self._change), of)
         if self._progress is not None and of:
             self._progress(min(read, of), of)
@@ -186,6 +188,8 @@ class _Listening:
         place = f" at the change with data version {self._change}" if self._change is not None else ""
         if -code == signal.SIGXCPU:
             return limits.stuck(self._change, self._segment)
+        if -code == signal.SIGKILL and self._statement:
+            return memory_missing(self._statement, self._change)
         if -code == signal.SIGKILL:
             return BackupError(
                 f"the process that read the backup was killed{place}, most likely because the machine ran out of "

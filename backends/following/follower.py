@@ -16,7 +16,7 @@ from backends.change import foreign_keys_setting
 from backends.log.backup import Backup
 from backends.log.format.records import Flag, RecordHeader
 from backends.log.reader.tail import Mark, Moved, NotThere, Tail, attach
-from backends.sqlite import limits
+from backends.sqlite import large_statements, limits
 from backends.sqlite.following import FollowingCopy
 from backends.sqlite.rebuild import SizeLimit
 from backends.sqlite.replay_errors import TooLarge
@@ -201,6 +201,10 @@ class _Follower:
             pulse.change = header.data_version
             self._bytes += header.length
             self.limit.grow(self._bytes)
+            # The limits were set for the log as it was at the beginning, and it has grown since.
+            pulse.total = self._tail.stored_bytes + self._bytes
+            limits.allow_values(pulse.total)
+            large_statements.allow(statements, header.data_version)
             self._copy.execute(statements, header.data_version)
             last, pending = header, pending + 1
             if alone:
@@ -208,7 +212,7 @@ class _Follower:
                 last, pending = None, 0
         if last is not None:
             self._commit(last, pending)
-        pulse.change = None
+        pulse.change, pulse.statement = None, 0
         return any_yet
 
     def _commit(self, last: RecordHeader, changes: int) -> None:

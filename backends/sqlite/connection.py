@@ -88,6 +88,11 @@ def limit_values(largest: int, tell: MoreMemory) -> None:
     _Values.largest, _Values.tell = min(largest, _LARGEST_VALUE), tell
 
 
+def largest_value() -> int:
+    """Bytes of the largest value, or statement, for which SQLite gets memory in this process."""
+    return _Values.largest
+
+
 def raise_memory_limit(size: int) -> None:
     """Allow SQLite the memory that a value of `size` bytes takes: as large as a whole database or statement."""
     value = min(size, _Values.largest)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from backends.errors import BackupError
 from backends.sqlite import connection
+from backends.sqlite.replay_errors import MemoryMissing, memory_for, memory_missing
 from backends.system.pulse import pulse
 
 MIB = 1 << 20
@@ -133,6 +134,12 @@ def scale(stored: int) -> None:
     allow_file(0, stored)
 
 
+def allow_values(stored: int) -> None:
+    """As `scale` for the size of values and statements alone: for a log that has grown to `stored` bytes since."""
+    if _Here.confined:
+        connection.limit_values(FLOOR + FOR_A_STORED_BYTE * stored, _more_memory)
+
+
 def allow_snapshot(stored: int) -> int | None:
     """How many bytes a snapshot of `stored` bytes may unpack to; None: no limit."""
     return FLOOR + FOR_A_STORED_BYTE * stored if _Here.confined else None
@@ -157,8 +164,18 @@ def too_large(most: int) -> BeyondLimits:
     )
 
 
-def out_of_memory() -> BeyondLimits:
+def long_statement(data_version: int, size: int) -> BeyondLimits:
+    """The error for a change with a statement of `size` bytes, out of all proportion to the bytes of its backup."""
+    return BeyondLimits(
+        f"the change with data version {data_version} holds a statement of {size // MIB} MiB, which takes up to "
+        f"{memory_for(size)} of memory, far more than what a node writes into a backup of this size"
+    )
+
+
+def out_of_memory() -> BeyondLimits | MemoryMissing:
     """The error for a MemoryError in a confined process."""
+    if pulse.statement:
+        return memory_missing(pulse.statement, pulse.change)
     return BeyondLimits(
         "reading this backup takes more memory than anything that a node writes, or than this machine has"
     )

@@ -11,7 +11,7 @@ from backends.errors import BackupError, Damaged
 from backends.log.reader.generation import Reader
 from backends.log.reader.passes import EndOfLog, StoredChange
 from backends.log.reader.snapshot import SnapshotReader
-from backends.sqlite import limits
+from backends.sqlite import large_statements, limits
 from backends.sqlite.connection import integrity_errors
 from backends.sqlite.read_ahead import ReadLog, reading
 from backends.sqlite.replay import Replay
@@ -136,6 +136,7 @@ def _replay(
             size_limit.grow(changes.bytes_read)
             if touched is not None:
                 touched.note(change.statements)
+            large_statements.allow(change.statements, change.data_version)
             replay.execute(change.statements, change.data_version)
             done, version, last_time = done + 1, change.data_version, change.time
             if done % 200 == 0:
@@ -145,7 +146,7 @@ def _replay(
     except Damaged:
         if enough is None or version != enough:
             raise
-    pulse.change = None
+    pulse.change, pulse.statement = None, 0
     if not done and changes.base_time != UNKNOWN_TIME:
         last_time = changes.base_time  # a compaction's snapshot is of an earlier time than its manifest
     rebuilt = Rebuilt(_NOT_YET, version, done, last_time, replay.foreign_keys, None)

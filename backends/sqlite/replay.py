@@ -44,6 +44,7 @@ from backends.sqlite.replay_errors import (
     TooLarge,
     creates_unknown,
     leads_elsewhere,
+    memory_missing,
 )
 from backends.sqlite.schema import UnknownObjects, unknown_objects
 from backends.sqlite.source import DatabaseState, state_of
@@ -247,7 +248,7 @@ class Replay:
         for statement in statements:
             try:
                 if len(statement) >= _HUGE:
-                    raise_memory_limit(len(statement.encode()))
+                    raise_memory_limit(len(statement if statement.isascii() else statement.encode()))
                 # Plain and certainly a single statement: after a semicolon, another one could follow.
                 if statement.startswith(PLAIN) and (";" not in statement or statement.find(";", 0, -1) < 0):
                     flags = 0 if statement.startswith(_READS_PRAGMA_TABLE) else _NO_VIRTUAL
@@ -314,6 +315,8 @@ class Replay:
                 _ALTERED,
                 whole,
             )
+        if isinstance(error, apsw.NoMemError) and pulse.statement:
+            return memory_missing(pulse.statement, self._data_version)
         if isinstance(error, apsw.NoMemError):
             failed = MemoryFailed(
                 f"{change} needs more memory (over {apsw.hard_heap_limit(-1) >> 20} MiB) than anything that a node "

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 class Pulse:
     """How far the work has got. One thread writes this; any other thread may read it."""
 
-    __slots__ = ("change", "done", "news", "quiet", "segment", "signs", "total")
+    __slots__ = ("change", "done", "news", "quiet", "segment", "signs", "statement", "total")
 
     def __init__(self) -> None:
         self.done, self.total = 0, 0
@@ -21,6 +21,8 @@ class Pulse:
         """The data version of the change that is being executed; None before the first and after the last."""
         self.segment = 0
         """The index of the segment that holds `change`; 0 where there are no segments."""
+        self.statement = 0
+        """Bytes of the largest statement in `change` if that takes much memory; otherwise 0."""
         self.news: Mapping[str, object] | None = None
         """What else the work has to tell, and goes on telling: replaced as a whole."""
         self.quiet = False
