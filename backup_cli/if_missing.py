@@ -39,12 +39,6 @@ LOOKED_INTO = 16 << 20
 a larger one is no leftover of a first start that was killed; and a copy of it, which a journal asks for, takes long."""
 
 
-class NothingYet(BackupError):
-    """The backup holds no database: the node has never started with it."""
-
-    kind = "nothing_yet"
-
-
 def refuse_with_others(given: bool, *, replace: bool, wanted: Wanted) -> None:
     """Raise UsageError if `--if-missing` was given together with an option that means the opposite."""
     others = {

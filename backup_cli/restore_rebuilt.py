@@ -15,10 +15,8 @@ from backends.sqlite.rebuild import Rebuilt
 from backup_cli.consent.restore import demand_no_newer
 from backup_cli.consent.schema import demand_known_schema
 from backup_cli.console import progress, warn
-from backup_cli.if_missing import (
-    NothingYet,
-)
 from backup_cli.legacy import rebuild_from
+from backup_cli.nothing_yet import demand_database
 from backup_cli.old_age import LOOK_FOR_A_NEWER, doubt_of
 from backup_cli.ownership import RESUMING, Seen, look, refuse_living_writer, warn_of_writer, writing
 from backup_cli.restore_order import Order
@@ -112,6 +110,5 @@ def _rebuild(order: Order, temporary: Path) -> Rebuilt:
     rebuilt, wanted = outcome.rebuilt, order.past.to_version
     if wanted is not None and rebuilt.data_version != wanted:
         raise BackupError(f"the backup ends at version {rebuilt.data_version}, before {wanted}; nothing was restored")
-    if rebuilt.state.empty:
-        raise NothingYet("the backup holds no database yet: the node has never started with it. Nothing was restored")
+    demand_database(rebuilt.state, "Nothing was restored")
     return rebuilt

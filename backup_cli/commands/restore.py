@@ -25,7 +25,6 @@ from backup_cli.console import hand_out_path, say, size, warn
 from backup_cli.dry_run import dry_run_option, tell_steps
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.if_missing import (
-    NothingYet,
     database_is_there,
     if_missing_option,
     named_in_lock,
@@ -34,6 +33,7 @@ from backup_cli.if_missing import (
     tell_there,
 )
 from backup_cli.key_options import KeyOptions, key_options
+from backup_cli.nothing_yet import NothingYet
 from backup_cli.options import no_limits, set_old_lock_aside, show_statements, urls_argument
 from backup_cli.ownership import take_over
 from backup_cli.point_in_time import PointInTime, TimeParameter

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backends.base import Position
-from backends.confined.work import mark_followed, release_followed
+from backends.confined.work import mark_followed, rebuild_backup, release_followed
 from backends.errors import BackupError
 from backends.holder import COMMAND
 from backends.keyring import DataKey
@@ -28,6 +28,7 @@ from backends.node.key_file import KEY_FILE, write_key
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backends.system.interrupts import ignored
+from backends.system.scratch import scratch_directory, scratch_place
 from backends.text import counted
 from backup_cli.console import moment, say, size, warn
 from backup_cli.finding_keys import find_key
@@ -35,6 +36,7 @@ from backup_cli.following.building import NEVER
 from backup_cli.following.copy_directory import CopyDirectory, Note, Released
 from backup_cli.following.keeper import Keeper, Wishes
 from backup_cli.following.sources import Followed
+from backup_cli.nothing_yet import demand_database
 from backup_cli.options import set_old_lock_aside
 from backup_cli.ownership import Taking, look, refuse_living_writer
 from backup_cli.restore_attached import PutBack, put_back, stored_in, would_put_back
@@ -83,7 +85,10 @@ def promote(
         if note is not None and note.released is not None and not is_copy(directory.copy):
             _undo(directory, note, note.released)  # the last promotion was killed
         directory.refuse_database()
+        if not directory.copy.exists():
+            _demand_database(source)  # before a copy is made for nothing
         keeper = _caught_up(directory, wishes, source)  # while the node may still run, so that the rest is short
+        _demand_database(source)  # only now: a copy that is ahead of a backup that was set back is another matter
         refuse_living_writer(  # it has had time to write
             source.url, source.backup, before, take_over, replace(PROMOTION, warned=True)
         )
@@ -101,6 +106,16 @@ def promote(
             )
             raise
         return _finish(directory, source, note, key, keeper.changes + rest.changes, position)
+
+
+def _demand_database(source: Source) -> None:
+    """Raise NothingYet if the backup holds no database, as a restore does. Its version tells that apart at no cost
+    nearly always."""
+    if source.backup.end().data_version:
+        return
+    with scratch_directory(scratch_place()) as scratch:
+        outcome = rebuild_backup(source.url, scratch / "tried.sqlite3", durable=False)
+    demand_database(outcome.rebuilt.state, "Nothing was promoted; a copy goes on following with: backup-cli follow")
 
 
 def _undo(directory: CopyDirectory, note: Note, released: Released) -> None:
@@ -223,6 +238,8 @@ def would_promote(directory: CopyDirectory, wishes: Wishes, without: Sequence[st
         if note is None or before.end is None
         else (f" (at version {note.data_version} when it was last noted; the backup is at {before.end.data_version})")
     )
+    if not directory.copy.exists() or note is None or not note.data_version:
+        _demand_database(source)
     places = source.places()
     return [
         *again,

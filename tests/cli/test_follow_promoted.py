@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,7 @@ from backends.node.following import COPY, NOTE
 from backup_cli.following import promotion
 from backup_cli.following.copy_directory import CopyDirectory
 from backup_cli.restore_members import Source
-from tests.cli.cli_asserts import assert_refused
+from tests.cli.cli_asserts import assert_refused, restore
 from tests.cli.following import once, promote
 from tests.cli.several import KILLED, dying, failing, killed
 from tests.end_to_end.db_compare import compared, differences, everything
@@ -109,6 +110,42 @@ def test_journal_of_the_nodes_former_database_is_not_rolled_back_into_the_promot
 def test_promotion_builds_the_copy_if_there_is_none(lived: World, history: History, warm: Path) -> None:
     assert promote(lived, warm).code == 0
     assert_goes_on(lived, warm, history)
+
+
+@pytest.mark.parametrize("followed_before", [False, True])
+def test_promotion_of_a_backup_that_holds_no_database_is_refused_as_a_restore_of_it_is(
+    followed_before: bool, world: World, warm: Path
+) -> None:
+    """It said that version 0 was promoted, and made an empty file a node's database."""
+    world.init()
+    if followed_before:
+        assert once(world, warm).code == 0
+    before, there = tree(world.backup, locks=True), sorted(warm.iterdir())
+    refused = restore(world, world.root / "x.sqlite3", *map(str, world.key_options))
+    what = refused.err.splitlines()[-1].partition(" Nothing was restored")[0]
+    assert what.startswith("error: the backup holds no database yet")
+    for options in (("--dry-run",), ()):
+        said = promote(world, warm, *options)
+        assert_refused(said, "Nothing was promoted; a copy goes on following with: backup-cli follow")
+        assert what in said.err
+    assert tree(world.backup, locks=True) == before, "the backup was not taken over"
+    assert sorted(warm.iterdir()) == there
+    history = History()
+    world.run([history.first(), *history.notes(2)])
+    assert promote(world, warm).code == 0
+    assert_goes_on(world, warm, history)
+
+
+def test_copy_ahead_of_a_backup_that_was_set_back_to_nothing_is_not_said_to_be_of_a_node_that_never_started(
+    world: World, history: History, warm: Path
+) -> None:
+    old = world.init().root / "old"
+    shutil.copytree(world.backup, old)
+    world.run([history.first()])
+    assert once(world, warm).code == 0
+    world.backup.rename(world.root / "newer")
+    old.rename(world.backup)
+    assert_refused(promote(world, warm), "the copy .* is at version 1, and .* ends at version 0")
 
 
 def test_dry_run_of_a_promotion_changes_nothing(followed: World, warm: Path) -> None:
