@@ -55,6 +55,10 @@ class Unreachable(BackupError):
     kind = "unreachable"
 
 
+class NoSpace(Unreachable):
+    """The destination is full, or a quota there is used up."""
+
+
 class ClosedToUser(Unreachable):
     """What was asked for belongs to another user, who alone may read it.
 

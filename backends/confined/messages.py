@@ -15,6 +15,7 @@ from backends.errors import (
     Damaged,
     FromTheFuture,
     KeyNeeded,
+    NoSpace,
     NotABackup,
     NotEncrypted,
     Unreachable,
@@ -55,7 +56,7 @@ class Overtaken(BackupError):
 _PLAIN: dict[str, type[BackupError]] = {
     kind.__name__: kind
     for kind in (
-        BackupError, Unreachable, NotABackup, FromTheFuture, Busy, Corrupt, MemoryFailed, MemoryMissing,
+        BackupError, Unreachable, NoSpace, NotABackup, FromTheFuture, Busy, Corrupt, MemoryFailed, MemoryMissing,
         OutOfTime, BadURL, Overtaken, KeyNeeded, WrongKey, NotEncrypted, NoCopy, CopyDamaged, HeldUp,
     )
 }  # fmt: skip

@@ -25,21 +25,17 @@ from backends.log.reader.timeline import Found, state_at
 from backends.log.status import Status, status_of_files
 from backends.log.writer.compacted import CompactedSnapshot, remove_unfinished
 from backends.log.writer.fence import WriterFence, unwritten_session
-from backends.log.writer.keeping import give_up_oldest, given_up, history_bytes, size_of
+from backends.log.writer.keeping import history_bytes, make_room, size_of
 from backends.log.writer.lock import SoleWriter
-from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
+from backends.log.writer.options import DEFAULT_OPTIONS, SMALL_FILES, LogOptions
 from backends.log.writer.recovery import recover, seal_segments, space_to_recover
 from backends.log.writer.segment import Segment, create_next_segment, create_segment, first_checksum
-from backends.log.writer.snapshot import max_compressed_size, publish_snapshot, write_snapshot
+from backends.log.writer.snapshot import publish_snapshot, snapshot_space, write_snapshot
 from backends.log.writer.writer import Writer
 from backends.places.base import Place
 from backends.storage.base import Closed, Space
 from backends.storage.unreachable import closed_to_us, reaching
 from backends.system.interrupts import deferred
-
-SMALL_FILES = 128 << 10
-"""The most bytes that a start takes for the small files (lock, session and manifest) and for all file names."""
-
 
 StoreSlots = Callable[[DataKey], None]
 """Called with a new key before anything is encrypted with it. It must leave the key's slots in the backup, durably."""
@@ -164,7 +160,7 @@ class Backup:
         last, _ = self.look().last
         with self._reaching():
             needed = space_to_recover(self.storage, last, self._options) + SMALL_FILES
-        return needed if snapshot is None else needed + max_compressed_size(snapshot) + self._options.preallocated(0)
+        return needed if snapshot is None else needed + snapshot_space(snapshot, self._options)
 
     # For a URL that names a directory with backups in it, instead of a backup
 
@@ -266,13 +262,17 @@ class Backup:
                 # if all have it, must not look damaged to whoever reads it before the copies are equal again.
                 saved = (before.sequence, before.data_version, before.generation) if before else (0, 0, 1)
                 noted, generation = replace(position, sequence=saved[0], data_version=saved[1]), saved[2]
-            self._make_room(seen, report)
+            self._make_room_for_marker(manifest, seen.names, report)
             fence = WriterFence(self.storage, session_id, before, generation, noted, self._options, manifest.key)
             # From here on the previous writer acknowledges nothing: its mark is gone, and now its segment is sealed.
             names = self.storage.after_take_over(seal_segments(self.storage, last.index, seen.names))
             # Until now it may have appended, and may even have begun another generation.
             manifest = read_manifest(self.storage)
             fence.begin_generation(manifest)
+            if HISTORY in names:
+                needed = space_to_recover(self.storage, last, self._options) + SMALL_FILES
+                if make_room(self.storage, manifest, needed, fence.check, report):
+                    names = self.storage.names()
             segment, position, torn = recover(self.storage, manifest, before, fence.check, self._options, names, keep)
             writer = self._writer(manifest, segment, position, fence, report, names)
         if before is None:
@@ -281,16 +281,14 @@ class Backup:
             report("unusual", f"the end of the log was torn: {torn}")
         return writer
 
-    def _make_room(self, seen: Facts, report: Report) -> None:
-        """Give up what is kept for its history, the oldest first, where there is no space to become the writer."""
-        if HISTORY not in seen.names:
-            return
-        needed = space_to_recover(self.storage, seen.last[0], self._options) + SMALL_FILES
-        while self.storage.space().free < needed:
-            oldest = give_up_oldest(self.storage, seen.manifest, lambda: None)  # it is not the writer yet
-            if oldest is None:
-                return
-            report("unusual", given_up(self.storage, oldest))
+    def _make_room_for_marker(self, manifest: Manifest, names: Sequence[str], report: Report) -> None:
+        """Give up what is kept for its history, the oldest first, where not even this writer's marker has space.
+
+        This is not the writer yet, and may never be. It loses nothing that a writer would keep: one that runs there
+        gives the same generations up by itself, long before the disk is that full.
+        """
+        if HISTORY in names:
+            make_room(self.storage, manifest, SMALL_FILES, lambda: None, report)
 
     def open_anew(self, report: Report, session_id: str) -> Writer:
         """Become the writer of a backup whose log is damaged. Only `take_snapshot` may follow."""
@@ -303,12 +301,15 @@ class Backup:
             position = Position(manifest.base.data_version, sequence, secrets.randbits(32))
             # The marker keeps the old sequence: the old log must not be blamed for losing what it never contained.
             noted = replace(position, sequence=before.sequence if before else manifest.base.sequence)
+            self._make_room_for_marker(manifest, self.storage.names(), report)
             fence = WriterFence(
                 self.storage, session_id, before, manifest.generation, noted, self._options, manifest.key
             )
             names = self.storage.after_take_over(seal_segments(self.storage, 0, self.storage.names()))
             indexes = [index for name in names if (index := segment_index(name)) is not None]
             last = max(indexes, default=0)
+            if HISTORY in names:
+                make_room(self.storage, manifest, self._options.preallocated(0) + SMALL_FILES, fence.check, report)
             file = manifest.segment_header(last + 1)
             segment = create_next_segment(self.storage, file, fence.check, self._options)
             return self._writer(manifest, segment, position, fence, report, [*names, segment.name])

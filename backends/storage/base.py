@@ -32,6 +32,11 @@ LOCK = "lock"
 """The file in a backup that is locked, so that only one process of this machine writes the backup."""
 
 
+def is_full(error: OSError) -> bool:
+    """Whether there was no space for what was to be written, or a quota was used up: it was certainly not written."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 class FileFenced(OSError):
     """Another writer has taken this file over: its write bit (see `Storage.seal`) or its last name was removed."""
 

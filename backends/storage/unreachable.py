@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from backends.errors import BackupError, ClosedToUser, Unreachable
-from backends.storage.base import Closed, Storage
+from backends.errors import BackupError, ClosedToUser, NoSpace, Unreachable
+from backends.storage.base import Closed, Storage, is_full
 from backends.system.owners import user_name
 from backends.text import printable
 
@@ -28,7 +28,8 @@ def reaching(storage: Storage) -> Iterator[None]:
                 "This command has lost nothing that was saved; wait until the other one has ended, then repeat this",
                 clause="a file of it was removed just now",
             ) from error
-        raise Unreachable(
+        kind = NoSpace if is_full(error) else Unreachable
+        raise kind(
             f"{place} cannot be used: {error.strerror or error}{_file_in(error)}. Nothing that was saved "
             "is lost; fix that and try again",
             clause=f"it cannot be used: {error.strerror or error}",

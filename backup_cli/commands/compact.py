@@ -9,7 +9,7 @@ import click
 
 from backends.compaction.compact import segments_freed
 from backends.confined.work import compact_backup
-from backends.errors import BackupError, Unrestorable
+from backends.errors import BackupError, NoSpace, Unrestorable
 from backends.holder import COMMAND
 from backends.log.backup import Backup
 from backends.log.format.members import MEMBERS
@@ -83,16 +83,16 @@ def _compact_it(
             tell_steps([f"{what}, unless that would gain nothing"], as_json)
             return
         # Before taking the backup over, which writes its fence: if the compaction gains nothing, no byte is changed.
-        with damage_noted(backup, "compaction", before.generation), progress("Compacting") as show:
-            compacted = _compact(url, backup, scratch or scratch_place(), show)
-        with _discarded_on_failure(backup):
-            if compacted is None or not _gains(backup, compacted, before):
-                backup.discard_compaction()
-                _tell_needless(url, _NO_GAIN, dry_run, as_json)
-                return
-            writer, publish = opener(compacted)
-        # From here on, only the writer writes: it touches nothing once another writer has taken over.
-        with closing(writer):
+        with closing(_Room(backup, opener)) as room:
+            with damage_noted(backup, "compaction", before.generation), progress("Compacting") as show:
+                compacted = room.made_for(lambda: _compact(url, backup, scratch or scratch_place(), show))
+            with _discarded_on_failure(backup):
+                if compacted is None or not _gains(backup, compacted, before):
+                    backup.discard_compaction()
+                    _tell_needless(url, _NO_GAIN, dry_run, as_json)
+                    return
+                writer, publish = room.open(compacted)
+            # From here on, only the writer writes: it touches nothing once another writer has taken over.
             with _discarded_on_failure(writer), ignored():
                 publish(compacted)
             after = writer.sizes()
@@ -102,8 +102,40 @@ def _compact_it(
     say(f"{url}: {size(old)} before, {size(new)} after")
 
 
-_Opener = Callable[[CompactedSnapshot], tuple[Writer, Callable[[CompactedSnapshot], None]]]
-"""Opens the backup for writing. Returns the writer, and what publishes a compaction."""
+_Opened = tuple[Writer, Callable[[CompactedSnapshot], None]]
+"""The writer, and what publishes a compaction."""
+
+_Opener = Callable[[CompactedSnapshot | None], _Opened]
+"""Opens the backup for writing. The compaction that waits to be published is not removed as a leftover."""
+
+
+class _Room:
+    """The writer, opened as late as possible: on a full destination before the compaction, as only a writer may give
+    up what is kept for its history."""
+
+    def __init__(self, backup: Backup, opener: _Opener) -> None:
+        self._backup, self._opener = backup, opener
+        self._opened: _Opened | None = None
+
+    def open(self, compacted: CompactedSnapshot | None) -> _Opened:
+        """Become the writer, unless this is it already."""
+        if self._opened is None:
+            self._opened = self._opener(compacted)
+        return self._opened
+
+    def made_for(self, compact: Callable[[], CompactedSnapshot | None]) -> CompactedSnapshot | None:
+        """The result of `compact`, which is repeated each time that a generation was given up for want of space."""
+        while True:
+            try:
+                return compact()
+            except NoSpace:
+                if not self._backup.history().generations or not self.open(None)[0].give_up_oldest():
+                    raise
+
+    def close(self) -> None:
+        """Close the writer, if it was opened."""
+        if self._opened is not None:
+            self._opened[0].close()
 
 
 @contextmanager
@@ -126,14 +158,12 @@ def _opened(
         yield destination.url, destination.backup, lambda compacted: _open_all(directory, destination, compacted)
 
 
-def _open_one(backup: Backup, compacted: CompactedSnapshot) -> tuple[Writer, Callable[[CompactedSnapshot], None]]:
+def _open_one(backup: Backup, compacted: CompactedSnapshot | None) -> _Opened:
     writer = backup.open(lambda level, line: warn(line), compacted=compacted)
     return writer, writer.publish_compaction
 
 
-def _open_all(
-    directory: Path, destination: Destination, compacted: CompactedSnapshot
-) -> tuple[Writer, Callable[[CompactedSnapshot], None]]:
+def _open_all(directory: Path, destination: Destination, compacted: CompactedSnapshot | None) -> _Opened:
     """Open the node's own backup, at all members. The session is one of the node's, which its next start knows."""
     seen = destination.backup.look()
     destination.check_start(proven=False, changed_ago=None)

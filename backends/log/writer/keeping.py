@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 
+from backends.base import Report
 from backends.errors import BackupError
 from backends.keep import Keep
 from backends.log.format.documents import KEPT, Kept, Manifest
@@ -131,12 +132,33 @@ def give_up_oldest(storage: Storage, current: Manifest, check: Callable[[], None
     return oldest
 
 
+def make_room(storage: Storage, current: Manifest, needed: int, check: Callable[[], None], report: Report) -> bool:
+    """Give up generations that are kept for their history, the oldest first, until so many bytes are free.
+
+    Returns whether any was: then `tidy_history` must follow. Raises OSError, or Fenced.
+    """
+    any_yet = False
+    while storage.space().free < needed and (oldest := give_up_oldest(storage, current, check)) is not None:
+        any_yet = True
+        report("unusual", given_up(storage, oldest))
+    return any_yet
+
+
 def given_up(storage: Storage, kept: Kept) -> str:
     """For the node's log: that this generation was given up."""
     return (
         f"{storage.describe()} is nearly full: generation {kept.manifest.generation}, which was kept for its history "
         f"(versions {kept.manifest.base.data_version} to {kept.data_version}), was given up. The newest state is safe; "
         "make room there, or keep less (docs/history.md)"
+    )
+
+
+def not_kept(storage: Storage, ended: Kept) -> str:
+    """For the node's log: that this generation, which is about to be replaced, is not kept for its history."""
+    return (
+        f"{storage.describe()} is full: generation {ended.manifest.generation}, which was to be kept for its history "
+        f"(versions {ended.manifest.base.data_version} to {ended.data_version}), is not kept. The newest state is "
+        "safe; make room there, or keep less (docs/history.md)"
     )
 
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from backends.keep import Keep
 from backends.log.format.records import MAX_FILE
 
+SMALL_FILES = 128 << 10
+"""The most bytes that a start takes for the small files (lock, session and manifest) and for all file names."""
+
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:

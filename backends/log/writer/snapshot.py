@@ -27,7 +27,7 @@ from backends.log.format.records import (
 )
 from backends.log.reader.records import Chain
 from backends.log.reader.snapshot import END_RECORD, SnapshotReader, open_parts, shows
-from backends.log.writer.options import LogOptions
+from backends.log.writer.options import SMALL_FILES, LogOptions
 from backends.log.writer.pace import Pace
 from backends.log.writer.paced import PacedFile
 from backends.storage.base import Storage
@@ -162,3 +162,8 @@ def publish_snapshot(storage: Storage, written: str, generation: int) -> None:
 def max_compressed_size(length: int) -> int:
     """The most bytes of a snapshot of a database of `length` bytes: data that cannot be compressed grows a little."""
     return length + length // 64
+
+
+def snapshot_space(length: int, options: LogOptions) -> int:
+    """The most bytes that a new generation takes which begins with a database of `length` bytes."""
+    return max_compressed_size(length) + options.preallocated(0) + SMALL_FILES

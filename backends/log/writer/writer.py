@@ -4,7 +4,6 @@ A commit costs one `append`: encode, one write, one sync. Everything slow (makin
 ones, a new generation) takes the lock `_slow`. `append` never takes it as long as the next segment was made ahead.
 """
 
-import errno
 import secrets
 import threading
 import time
@@ -33,17 +32,19 @@ from backends.log.writer.keeping import (
     given_up,
     history_bytes,
     keep_generation,
+    make_room,
+    not_kept,
     remove_kept,
     still_kept,
     tidy_history,
 )
 from backends.log.writer.lock import SoleWriter
-from backends.log.writer.options import LogOptions
+from backends.log.writer.options import SMALL_FILES, LogOptions
 from backends.log.writer.recovery import remove_obsolete_files, remove_older
 from backends.log.writer.segment import CutShort, Segment
 from backends.log.writer.segments import Segments
-from backends.log.writer.snapshot import next_generation, write_snapshot
-from backends.storage.base import FileFenced, Space, Storage
+from backends.log.writer.snapshot import next_generation, snapshot_space, write_snapshot
+from backends.storage.base import FileFenced, Space, Storage, is_full
 from backends.storage.unreachable import reaching
 from backends.system.commits import commits
 
@@ -196,6 +197,7 @@ class Writer:
         key = new_key or old.key
         generation = next_generation(self.storage, old.generation)
         file = replace(old.snapshot_header(generation), key=key)
+        self._make_room(snapshot_space(source.size, self._options))
         # A random checksum, to which no record of the old log chains: it exposes a copy that mixes both logs.
         checksum = secrets.randbits(32)
         base = Base(position.sequence, source.data_version, checksum, source.foreign_keys)
@@ -206,7 +208,7 @@ class Writer:
         first = self._segments.prepare()
         if new_key is None:
             ended = Kept(old, self._segments.current.index, position.data_version, time_now())
-            add_to_history(self.storage, old, ended, self._options.keep, self._lived(), self._fence.check)
+            self._add_to_history(ended)
         disagrees = source.data_version != position.data_version or still_kept(self.storage, old) is None
         if disagrees and new_key is None:  # a generation that everybody can read is not kept
             # A generation replaced only in doubt, at the same version, does not displace one that really disagreed.
@@ -242,11 +244,12 @@ class Writer:
     def _publish_compaction(self, compacted: CompactedSnapshot) -> None:
         if compacted.replaces != self.manifest.generation or self.failure is not None:
             raise BackupError("the compaction was overtaken by a new snapshot; it will start over when it is needed")
+        self._make_room(SMALL_FILES)
         self._current.publish_snapshot(compacted.written, compacted.generation)
         old, base = self.manifest, compacted.base
         self._fence.check()
         ended = Kept(old, compacted.first_segment, base.data_version, time_now(), base.sequence)
-        add_to_history(self.storage, old, ended, self._options.keep, self._lived(), self._fence.check)
+        self._add_to_history(ended)
         self._current.publish(
             compacted.generation, compacted.base, compacted.first_segment, COMPACTION, None, self.manifest.key
         )
@@ -255,6 +258,26 @@ class Writer:
         self._tidied = False
         with suppress(Fenced, OSError):
             self._tidy_history()
+
+    def _add_to_history(self, ended: Kept) -> None:
+        """Note that the current generation, which ends like this, is kept for its history once the next one counts.
+
+        The next one is worth more than the past: on a full disk older ones are given up for the note, and then this
+        one, and the next one is published all the same. Raises Fenced, or OSError for another failure.
+        """
+        check, keep, lived = self._fence.check, self._options.keep, self._lived()
+        while True:
+            try:
+                add_to_history(self.storage, self.manifest, ended, keep, lived, check)
+                return
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                oldest = give_up_oldest(self.storage, self.manifest, check)
+                if oldest is None:
+                    self._report("unusual", not_kept(self.storage, ended))
+                    return
+                self._report("unusual", given_up(self.storage, oldest))
 
     def _tidy_history(self) -> None:
         """Remove what is not to be kept any more of earlier generations."""
@@ -284,9 +307,20 @@ class Writer:
         The node's next commits are worth more than its past. Raises OSError, or Fenced.
         """
         while self._history and self.storage.space().free < free:
-            self._give_up_oldest()
+            self.give_up_oldest()
 
-    def _give_up_oldest(self) -> None:
+    def _make_room(self, needed: int) -> None:
+        """Give up what is kept for its history, the oldest first, for a new generation that needs so many bytes.
+
+        Once that is published, what was given up is struck off the list.
+        """
+        make_room(self.storage, self.manifest, needed, self._fence.check, self._report)
+
+    def give_up_oldest(self) -> bool:
+        """Remove the oldest generation that is kept for its history, for want of space; whether there was one.
+
+        Raises OSError or BackupError.
+        """
         with self._slow:
             if self.failure is not None:
                 raise self.failure
@@ -295,6 +329,7 @@ class Writer:
             self._tidy_history()
         if oldest is not None:
             self._report("unusual", given_up(self.storage, oldest))
+        return oldest is not None
 
     @contextmanager
     def _unless_unknown(self) -> Iterator[None]:
@@ -335,7 +370,7 @@ class Writer:
                 self._report("broken", str(error))
                 return
             except OSError as error:  # the other duties are still done
-                if error.errno in (errno.ENOSPC, errno.EDQUOT) and self._made_room():
+                if is_full(error) and self._made_room():
                     continue
                 why = error.strerror or error
                 trouble = f"{self.storage.describe()} reports an error: {why}; every change until now is saved"
@@ -349,7 +384,7 @@ class Writer:
         if not self._history:
             return False
         try:
-            self._give_up_oldest()
+            self.give_up_oldest()
         except (OSError, BackupError):
             return False  # the next round of duties says why
         return True
