@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from backends.change import foreign_keys_setting
+from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.format.records import Flag, RecordHeader
 from backends.log.reader.tail import Mark, Moved, NotThere, Tail, attach
@@ -124,6 +125,10 @@ def follow(backup: Backup, path: Path, order: Order, tell: Callable[[News], None
                 return Stretch(Ended.MOVED, follower.news())
             except TooLarge:
                 raise follower.limit.exceeded() from None
+            except BackupError:
+                if not copy.is_where_it_was():  # SQLite refuses to write to a file that has lost its name
+                    return Stretch(Ended.GONE, follower.news())
+                raise
 
 
 class _Follower:
@@ -142,6 +147,8 @@ class _Follower:
         while True:
             news = self._catch_up()
             self._tail.check_unmoved()
+            if not self._copy.is_where_it_was():
+                return Ended.GONE
             self._in_step = int(time.time())
             self._tell(self.news())
             pulse.signs += 1
@@ -149,8 +156,6 @@ class _Follower:
                 if time.monotonic() >= check_due:
                     self._check_all_tables()
                 return Ended.IN_STEP
-            if not self._copy.is_where_it_was():
-                return Ended.GONE
             if time.process_time() > self._until:
                 return Ended.TIME
             if not news and (checking or time.monotonic() >= check_due):

@@ -281,6 +281,11 @@ def _refuse_foreign(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         header = os.pread(descriptor, DATABASE_HEADER, 0)
+    except OSError as error:
+        raise BackupError(
+            f"the copy {path} cannot be read: {error.strerror}. The backup is not at fault, and nothing was changed. "
+            "Check this machine's disk; if it has lost the copy, move that away: a new one is built then"
+        ) from error
     finally:
         os.close(descriptor)
     if not header.startswith(MAGIC):

@@ -95,8 +95,7 @@ class FileLock:
                 self._lock(descriptor, fcntl.LOCK_EX)
                 ours = self._has_the_name(descriptor)
                 if ours:
-                    os.ftruncate(descriptor, 0)
-                    os.pwrite(descriptor, f"{os.getpid()} {self._what}\n".encode(), 0)
+                    self._name_the_holder(descriptor)
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -105,6 +104,16 @@ class FileLock:
                 return
             os.close(descriptor)
         raise Locked(self.path, IN_TURNS)
+
+    def _name_the_holder(self, descriptor: int) -> None:
+        """Write for others who holds the lock. On a full disk it is held all the same, by a process without a name."""
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()} {self._what}\n".encode(), 0)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                error.filename = str(self.path)
+                raise
 
     def _hold(self, descriptor: int) -> None:
         self._descriptor = descriptor

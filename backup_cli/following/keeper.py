@@ -279,8 +279,8 @@ class Keeper:
             self._tell_in_step(news)
         now = time.monotonic()
         idle = self.note.sequence == note.sequence
-        if now - self._noted > (NOTE_IDLE_EVERY if idle else NOTE_EVERY):
-            self._write_note(self.note)
+        if not self._wishes.once and now - self._noted > (NOTE_IDLE_EVERY if idle else NOTE_EVERY):
+            self._update_note(self.note)
         self._show_figures(followed.url, now=False)
 
     def _tell_in_step(self, news: News) -> None:
@@ -289,7 +289,9 @@ class Keeper:
         self._trouble, self._failed, self._told_in_step = None, None, True
 
     def _tell_trouble(self, error: BackupError | OSError) -> None:
-        text = str(error)
+        text = (
+            str(error) if isinstance(error, BackupError) else f"{in_words(error)}. Fix that (permission, space, mount)"
+        )
         self._failed = error if isinstance(error, Unrestorable) else self._failed
         if text != self._trouble and not self._wishes.once:
             since = (
@@ -308,6 +310,14 @@ class Keeper:
             self._directory.write(note)
             self._noted = time.monotonic()
 
+    def _update_note(self, note: Note) -> None:
+        """Write it down on the way. The copy says itself where it is, so it goes on following without that."""
+        try:
+            self._write_note(note)
+        except OSError as error:
+            self._noted = time.monotonic()
+            say(f"the note beside the copy is out of date: {in_words(error)}; the copy goes on following")
+
     def _show_figures(self, url: str, *, now: bool) -> None:
         path = self._wishes.figures
         if path is None or (not now and time.monotonic() - self._figured < FIGURES_EVERY):
@@ -320,6 +330,12 @@ class Keeper:
             write_figures(path, url, figures, time.time())
         except OSError as error:
             say(f"{path} cannot be written: {error.strerror or error}; the copy goes on following")
+
+
+def in_words(error: OSError) -> str:
+    """What happened to which file."""
+    what = error.strerror or str(error)
+    return f"{error.filename} cannot be used: {what}" if error.filename else what
 
 
 def _check_in(note: Note, every: float, now: float) -> float:

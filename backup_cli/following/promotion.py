@@ -98,6 +98,7 @@ def promote(
             note = _reached(rest, position)
             refuse_if_running(directory.path)
             directory.refuse_database()
+            return _finish(directory, source, note, key, keeper.changes + rest.changes, position)
         except (BackupError, OSError):
             warn(
                 "the backup may have been taken over already: then the node that wrote to it does not start any more. "
@@ -105,7 +106,6 @@ def promote(
                 "else it needs: backup-cli resync"
             )
             raise
-        return _finish(directory, source, note, key, keeper.changes + rest.changes, position)
 
 
 def _demand_database(source: Source) -> None:

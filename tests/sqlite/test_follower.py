@@ -71,6 +71,22 @@ def test_take_over_between_reading_and_committing_takes_the_change_back(
     assert everything(followed.path) != before
 
 
+def test_copy_that_loses_its_name_between_reading_and_committing_gets_nothing_more(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal would be where nobody looks for it. SQLite refuses, and that was told as a trouble of the copy."""
+    before, execute, away = everything(followed.path), FollowingCopy.execute, followed.path.with_name("away")
+    followed.append(followed.history.note())
+
+    def moved(copy: FollowingCopy, *arguments: object) -> None:
+        followed.path.rename(away)
+        execute(copy, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FollowingCopy, "execute", moved)
+    assert followed.follow().ended is Ended.GONE
+    assert everything(away) == before
+
+
 def compacted(followed: Followed) -> None:
     """A compaction is published."""
     with closing(followed.backup().open(silent, "one")) as writer:
