@@ -5,14 +5,19 @@ The cuts fall anywhere into its building, following, rebuilding and promotion.
 
 import os
 import random
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from backends.change import DATABASE_HEADER, is_following
+from backends.node.files import replace_file
 from backends.node.following import COPY
+from backends.sqlite import following
+from backends.sqlite.connection import run
+from backup_cli.following import copy_directory
 from tests.cli.conftest import jobs_here
 from tests.end_to_end.db_compare import Everything, compared, everything, faults
 from tests.end_to_end.following import version_of
@@ -23,6 +28,7 @@ from tests.powercut.disks import (
     FILESYSTEMS,
     Recorder,
     Unavailable,
+    Unmountable,
     build_recorder,
     check_available,
     make_image,
@@ -68,17 +74,70 @@ def recorded(tmp_path: Path, filesystem: str) -> Iterator[tuple[Recorder, Path]]
         yield recorder, point
 
 
-@pytest.mark.usefixtures("jobs_here")
-@pytest.mark.skipif(not CAMPAIGN, reason="takes minutes: LIGHTNINGD_BACKUP_CAMPAIGN=1")
-@pytest.mark.parametrize("filesystem", ["ext4", "xfs", "btrfs"])
-def test_copy_is_a_whole_state_after_every_power_cut_and_goes_on(tmp_path: Path, filesystem: str) -> None:
+@pytest.fixture
+def available(request: pytest.FixtureRequest) -> str:
+    """The filesystem, if power can be cut under it here."""
     try:
-        check_available([filesystem])
+        check_available([request.param])
     except Unavailable as error:
         pytest.skip(str(error))
+    return str(request.param)
+
+
+campaign = pytest.mark.skipif(not CAMPAIGN, reason="takes minutes: LIGHTNINGD_BACKUP_CAMPAIGN=1")
+
+
+@campaign
+@pytest.mark.usefixtures("jobs_here")
+@pytest.mark.parametrize("available", ["ext4", "xfs", "btrfs"], indirect=True)
+def test_copy_is_a_whole_state_after_every_power_cut_and_goes_on(tmp_path: Path, available: str) -> None:
+    wrong, found = cut(tmp_path, available)
+    assert wrong == []
+    assert {"a copy", "a database"} <= found, found
+
+
+def _not_durably(path: Path, data: bytes, *, durably: bool, mode: int = 0o600) -> None:
+    replace_file(path, data, durably=False, mode=mode)
+
+
+LEFT_OUT: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "that of the note": lambda patched: patched.setattr(copy_directory, "replace_file", _not_durably),
+    "that of the file and its name": lambda patched: (
+        patched.setattr(os, "fsync", lambda descriptor: None),
+        patched.setattr(following, "_SETTINGS", tuple(map(_unsynced, following._SETTINGS))),
+        patched.setattr(following, "run", lambda connection, sql, *more: run(connection, _unsynced(sql), *more)),
+    )[0],
+}
+"""Syncs of the copy that a release might forget."""
+
+
+def _unsynced(setting: str) -> str:
+    return setting.replace("= FULL", "= OFF").replace("= EXTRA", "= OFF")
+
+
+@campaign
+@pytest.mark.usefixtures("jobs_here")
+@pytest.mark.parametrize("available", ["btrfs"], indirect=True)
+@pytest.mark.parametrize("sync", LEFT_OUT)
+def test_campaign_sees_that_a_sync_is_left_out(
+    tmp_path: Path, available: str, sync: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong, _ = cut(tmp_path, available, lambda: LEFT_OUT[sync](monkeypatch), monkeypatch.undo)
+    print(f"{len(wrong)} of {CUTS} cuts lost something")
+    assert len(wrong) >= CUTS // 6, wrong
+
+
+def cut(
+    tmp_path: Path, filesystem: str, worsen: Callable[[], None] = lambda: None, mend: Callable[[], None] = lambda: None
+) -> tuple[list[str], set[str]]:
+    """Record a copy's life, and cut its power in many places: what was wrong afterwards, and what was found at all.
+
+    The life is lived after `worsen`, and what is left of it is looked at after `mend`.
+    """
     world, chance = World(tmp_path).init(), random.Random(filesystem)
     with recorded(tmp_path, filesystem) as (recorder, point):
         life = Life(world, point)
+        worsen()
         for _ in range(4):
             life.save(3)
             life.follow("--once")
@@ -92,27 +151,38 @@ def test_copy_is_a_whole_state_after_every_power_cut_and_goes_on(tmp_path: Path,
         recorder.mark(version=0, promoting=True)
         life.follow("--promote")
         recorder.mark(version=world.version, promoting=True)
+        mend()
     log = BlockLog(tmp_path / "log")
     marks = list(log.marks())
     disk = DiskAtCut(log, 0, tmp_path / "start", tmp_path / "at")
-    begin = marks[0][0]
+    begin, done = marks[0][0], marks[-1][0]
     promotion = next(position for position, mark in marks if mark["promoting"])
     ends = len(log.entries)
-    wrong, found = [], set()
+    wrong, found, unmountable = [], set(), 0
     for position in sorted(
         [chance.randrange(0, begin) for _ in range(CUTS // 6)]
         + [chance.randrange(begin, promotion) for _ in range(CUTS // 3)]
-        + [chance.randrange(promotion, ends) for _ in range(CUTS // 2)]
+        + [chance.randrange(promotion, ends) for _ in range(CUTS // 3)]
+        + [done] * (CUTS // 6)
     ):
         luck = some_luck(chance)
         disk.write(position, tmp_path / "cut", luck, chance)
-        with mounted(tmp_path / "cut", tmp_path / "warm-disk", FILESYSTEMS[filesystem]):
-            what = check(life, position > promotion)
+        try:
+            with mounted(tmp_path / "cut", tmp_path / "warm-disk", FILESYSTEMS[filesystem]):
+                what = check(life, position > promotion)
+        except Unmountable:  # as in the campaign: only tearing explains it, and only now and then
+            unmountable += 1
+            if not luck.torn or unmountable > max(1, CUTS // 100):
+                raise
+            continue
         found.add(what)
+        if position >= done and what != "a database":
+            what = f"!{what}, and the promotion had ended"
+        if position >= begin and what == "nothing":
+            what = "!nothing, and there was a copy"
         if what.startswith("!"):
             wrong.append(f"{what} at {position} of {ends} ({luck})")
-    assert wrong == []
-    assert {"a copy", "a database"} <= found, found
+    return wrong, found
 
 
 def check(life: Life, promoting: bool) -> str:
@@ -122,7 +192,10 @@ def check(life: Life, promoting: bool) -> str:
         return "!both"
     there = copy if copy.exists() else database if database.exists() else None
     what = {None: "nothing", copy: "a copy", database: "a database"}[there]
-    wrong = None if there is None else what_is_wrong(life, there)
+    try:
+        wrong = None if there is None else what_is_wrong(life, there)
+    except sqlite3.Error as error:
+        wrong = f"which is no database: {error}"
     if wrong is not None:
         return f"!{what}, {wrong}"
     if not life.warm.exists():
