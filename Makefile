@@ -101,6 +101,7 @@ encrypted: $(READY_TO_TEST) ## the tests of log, members, destinations and runni
 powercut: $(READY_TO_TEST) ## as root: cut the power at every call (FILESYSTEMS=ext4,xfs,btrfs, RECORDING=..., EVERY=n, SEED=...)
 	$(BIN)/python -m tests.powercut.campaign $(if $(FILESYSTEMS),--filesystems $(FILESYSTEMS)) \
 		$(if $(RECORDING),--recording $(RECORDING)) $(if $(EVERY),--every $(EVERY)) $(if $(SEED),--seed $(SEED))
+	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest -q tests/powercut/test_powercut_follow.py
 
 fuzz: $(READY_TO_TEST) ## every random test with twenty times as many tries, the attacks and the readers of hostile files first
 	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest $(PARALLEL) tests/attacks tests/log tests/legacy tests/sqlite tests/storage tests/node/test_processes.py \

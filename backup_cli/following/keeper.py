@@ -24,6 +24,7 @@ from backup_cli.following.building import OtherBackup, build
 from backup_cli.following.copy_directory import CopyDirectory, Note
 from backup_cli.following.figures import Figures, write_figures
 from backup_cli.following.sources import Followed, followed_at
+from backup_cli.following.why_not import CopyGone, ahead_of, gone, nobodys
 from backup_cli.key_options import KeyOptions
 
 NOTE_EVERY = 60.0
@@ -33,18 +34,6 @@ NOTE_IDLE_EVERY = 600.0
 FIGURES_EVERY = 15.0
 MAX_WAIT = 30.0
 """Seconds between two attempts while the backup is in trouble. The first ones come sooner."""
-
-
-class CopyAhead(BackupError):
-    """The copy holds a later version than the backup."""
-
-    kind = "copy_ahead"
-
-
-class CopyGone(BackupError):
-    """The copy was moved away, or replaced, while it followed."""
-
-    kind = "copy_gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +105,7 @@ class Keeper:
         self._refuse_another(followed)
         if not self._directory.copy.exists():
             if self.rebuilt or self.news is not None:
-                raise self._gone()
+                raise gone(self._directory)
             self._rebuild(followed, None)
         try:
             stretch = self._stretch(followed)
@@ -170,34 +159,10 @@ class Keeper:
             why = "the backup does not hold the last change of the copy any more: a new snapshot has taken its place"
             self._rebuild(followed, why, stretch.copy_version)
         elif stretch.ended is Ended.AHEAD:
-            raise self._ahead(followed, stretch.copy_version, stretch.backup_version)
+            raise ahead_of(self._directory, followed.url, stretch.copy_version, stretch.backup_version)
         elif stretch.ended is Ended.GONE:
-            raise self._gone()
+            raise gone(self._directory)
         return None
-
-    def _gone(self) -> CopyGone:
-        return CopyGone(
-            f"{self._directory.copy} was moved away or replaced while it followed the backup; nothing more is written "
-            "to it. It may be behind: never start a node from it. To make it a node's database, put it back and run: "
-            "backup-cli follow --promote"
-        )
-
-    def _nobodys(self, followed: Followed) -> NoCopy:
-        return NoCopy(
-            f"{self._directory.copy} is a copy, but the note beside it is gone that says of which backup, and "
-            f"{followed.url} does not hold its last change. Nothing was changed. Check whether that is the right "
-            "backup; if it is, move the copy away, or name another directory: a new copy is built then"
-        )
-
-    def _ahead(self, followed: Followed, copy_version: int, backup_version: int) -> CopyAhead:
-        return CopyAhead(
-            f"the copy in {self._directory.path} is at version {copy_version}, and {followed.url} ends at version "
-            f"{backup_version}: "
-            "the backup has lost its end or was set back to an older copy of itself, or its last change was taken back "
-            "by a power cut before it was saved. The copy was not changed, and may be the newest state there is: keep "
-            "it. In the last case the node's next changes settle this. If the node's own database is alive, start "
-            "the node: it takes a new snapshot if that is needed. To follow the backup as it is, name another directory"
-        )
 
     # Rebuilding
 
@@ -205,7 +170,7 @@ class Keeper:
         """Rebuild a copy that is damaged. Raises BackupError for a file that is nobody's copy."""
         copy = self._directory.copy
         if not copy.exists():
-            raise self._gone()
+            raise gone(self._directory)
         if isinstance(error, NoCopy) or not self._is_ours:
             raise NoCopy(
                 f"{copy} is not a copy that follows a backup, and nothing was changed. If a promotion was cut off, "
@@ -234,7 +199,7 @@ class Keeper:
         note, copy = self.note, self._directory.copy
         assert note is not None
         if copy.exists() and not self._is_ours:
-            raise self._nobodys(followed)
+            raise nobodys(self._directory, followed.url)
         if why is not None:
             say(f"Rebuilding the copy: {why}")
         began = time.monotonic()
@@ -243,7 +208,7 @@ class Keeper:
             built = build(followed, note.backup_id, new, self._wishes.accepted)
             held, reached = note.data_version if held is None else held, built.news.data_version
             if copy.exists() and ahead(held, reached) > 0:
-                raise self._ahead(followed, held, reached)
+                raise ahead_of(self._directory, followed.url, held, reached)
             note = Note(
                 note.backup_id, followed.url, built.news.generation, reached, built.news.sequence,
                 built.last_change, int(time.time()), built.news.in_step,
