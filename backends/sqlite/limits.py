@@ -4,6 +4,7 @@ No honest backup comes near these limits, and each is far below what a few kilob
 doubled a table until it had 2.8 GiB. `--no-limits` lifts them, for an operator who knows that the backup is honest.
 """
 
+import errno
 import os
 import resource
 import signal
@@ -52,6 +53,9 @@ STUCK_AFTER = 120.0
 STUCK_BYTES_A_SECOND = MIB // 2
 """A single step of SQLite may go through a whole table (to build an index, to drop the table), so STUCK_AFTER is
 extended by a second for every so many stored bytes of the backup."""
+
+WATCH_EVERY = 0.1
+"""Seconds between two looks at what a confined process takes: a fast disk takes hundreds of megabytes in a second."""
 
 FILES = 4096
 """Open files that a confined process may have."""
@@ -190,6 +194,19 @@ def overflowing() -> BeyondLimits | None:
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if not _Here.confined or most == _NEVER or _temporary_bytes() <= most:
         return None
+    return _overflowed(most)
+
+
+def file_refused(system_error: int) -> BeyondLimits | None:
+    """The error for a file that has reached the limit for one file, if that is what the system refused with this errno.
+
+    On a fast disk a temporary file gets there between two looks at all of them, and SQLite speaks of its disk.
+    """
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return _overflowed(most) if _Here.confined and most != _NEVER and system_error == errno.EFBIG else None
+
+
+def _overflowed(most: int) -> BeyondLimits:
     return BeyondLimits(
         f"temporary files for this backup grow beyond {most // MIB} MiB, far more than a node's backup of this size "
         "needs"
@@ -245,7 +262,7 @@ class StuckClock:
 def _watch(tell: Callable[[BeyondLimits], None]) -> None:
     clock = StuckClock(time.process_time)
     while True:
-        time.sleep(1)
+        time.sleep(WATCH_EVERY)
         clock.saw(pulse.beat(), pulse.total)
         error = overflowing() or (stuck(pulse.change, pulse.segment) if clock.stands_still() else None)
         if error is not None:

@@ -34,6 +34,7 @@ from backends.sqlite.connection import (
 )
 from backends.sqlite.error_text import NOT_UTF8, whole_words
 from backends.sqlite.functions import FunctionRefused
+from backends.sqlite.limits import file_refused
 from backends.sqlite.replay_errors import (
     _ALTERED,
     _DO_NEXT,
@@ -299,6 +300,8 @@ class Replay:
     def _failed(self, statement: str, error: Exception) -> BackupError:
         if isinstance(error, apsw.FullError) and self._is_at_its_limit():
             return TooLarge(f"the database would grow beyond {self._most} bytes")
+        if isinstance(error, apsw.IOError) and (beyond := file_refused(self._connection.system_errno)) is not None:
+            return beyond
         if isinstance(error, _OF_THIS_MACHINE):
             return as_backup_error(error, self.path)
         if isinstance(error, apsw.InterruptError) and self._authorizer.refused is None:
