@@ -26,7 +26,7 @@ from backends.sqlite.connection import (
     sqlite_errors,
 )
 from backends.sqlite.source import state_of
-from backends.sqlite.sparing import opened_sparingly
+from backends.sqlite.sparing import forgetful, opened_sparingly
 from backends.sqlite_header import FILE_FORMAT, in_wal_mode
 from backends.system.pulse import pulse
 
@@ -75,11 +75,12 @@ def _size(connection: apsw.Connection) -> int:
 
 def _pieces(database: Path, descriptor: int, size: int, check: "_Check") -> Iterator[bytes]:
     """The database, piece by piece. Raises BackupError at the end if it is corrupt, or was written to meanwhile."""
-    before, done = _looks(descriptor), 0
+    before, done, forget = _looks(descriptor), 0, forgetful(descriptor, size)
     try:
         while done < size and (piece := os.pread(descriptor, min(PIECE, size - done), done)):
             yield piece
             done += len(piece)
+            forget(done)
     except OSError as error:
         raise BackupError(
             f"{database} could not be read: {error.strerror}; nothing was written to it. Check its disk, then try again"

@@ -11,17 +11,20 @@ stay for the second pass. So they stay instead of pages that nobody needs.
 import itertools
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import apsw
 
 from backends.sqlite.connection import READ_ONLY, connect
-from backends.system.room import room_for_pages
+from backends.system.room import fits, room_for_pages
 
 MAX_AHEAD = 4 << 20
 """Bytes that are read ahead at a time, at most. With pages of 4 KiB an inner page names at most 2.4 MB."""
+
+FORGOTTEN_AT_ONCE = 4 << 20
+"""Bytes of a file that is read from its beginning to its end."""
 
 _MAX_VAIN = 8
 """So many times in a row, most of what was read ahead was not asked for: then reading ahead is left, until it pays."""
@@ -38,6 +41,30 @@ _AS_SQLITE_SAYS = "disk I/O error"
 _number = itertools.count()
 
 
+def kept_in_memory(size: int) -> int | None:
+    """How many bytes at the end of a file of `size` bytes are to stay in memory; None if all of it fits."""
+    room = room_for_pages()
+    return None if room is None or fits(size, room) else room // 5 * 3
+
+
+def forgetful(descriptor: int, size: int) -> Callable[[int], None]:
+    """What to call with the offset up to which a file was read, from its beginning on, while SQLite reads it, too.
+
+    What was read does not stay in memory then, unless it fits or is at the file's end, which is needed again.
+    """
+    keep = kept_in_memory(size)
+    done = 0
+
+    def forget(until: int) -> None:
+        nonlocal done
+        if keep is not None and done + FORGOTTEN_AT_ONCE <= until <= size - keep:
+            with suppress(OSError):  # then it is slower
+                os.posix_fadvise(descriptor, done, until - done, os.POSIX_FADV_DONTNEED)
+            done = until
+
+    return forget
+
+
 @contextmanager
 def opened_sparingly(path: Path, descriptor: int | None = None) -> Iterator[apsw.Connection]:
     """A connection that is to read the whole database at `path`, and does so sparingly if that does not fit in memory.
@@ -45,15 +72,15 @@ def opened_sparingly(path: Path, descriptor: int | None = None) -> Iterator[apsw
     Raises what `connect` raises. If this process has the file open elsewhere, a `descriptor` for this connection alone
     must be given, opened before SQLite opened the file, and closed afterwards: closing one releases SQLite's locks.
     """
-    room = room_for_pages()
-    if room is None or _size(path) <= room // 5 * 4:
+    keep = kept_in_memory(_size(path))
+    if keep is None:
         connection = connect(path, READ_ONLY)
         try:
             yield connection
         finally:
             connection.close(True)
         return
-    with _described(path, descriptor) as reading, reading_sparingly(path, reading, room // 5 * 3) as connection:
+    with _described(path, descriptor) as reading, reading_sparingly(path, reading, keep) as connection:
         yield connection
 
 
@@ -62,6 +89,8 @@ def reading_sparingly(path: Path, descriptor: int, keep: int) -> Iterator[apsw.C
     """A connection to the database at `path` whose pages are read from `descriptor`; `keep` bytes stay in memory."""
     with suppress(OSError):  # then the kernel reads ahead
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        if (rest := os.fstat(descriptor).st_size - keep) > 0:
+            os.posix_fadvise(descriptor, 0, rest, os.POSIX_FADV_DONTNEED)
     vfs = _SparingVFS(_Pages(descriptor, keep))
     try:
         connection = connect(path, READ_ONLY, vfs.name)

@@ -20,6 +20,14 @@ def room_for_pages(root: Path = Path("/")) -> int | None:
     return min(found, default=None)
 
 
+def fits(size: int, room: int | None) -> bool:
+    """Whether a file of `size` bytes stays in memory as a whole, beside what else is read and written meanwhile.
+
+    `room` is what `room_for_pages` has returned.
+    """
+    return room is None or size <= room // 5 * 4
+
+
 def _free_in_groups(root: Path) -> Iterator[int]:
     """For each control group above this process: its limit, less what its processes need for themselves."""
     for group in _groups(root):

@@ -1,7 +1,5 @@
 """A database that does not fit into memory: what is read of it, what stays, and that a check finds the same."""
 
-import ctypes
-import mmap
 import os
 import subprocess
 import sys
@@ -17,14 +15,15 @@ from backends.errors import BackupError
 from backends.sqlite import sparing
 from backends.sqlite.compare import foreign_key_violations
 from backends.sqlite.connection import READ_ONLY, Corrupt, connect, integrity_errors
+from backends.sqlite.copy import file_pieces
 from backends.sqlite.in_place import in_place
 from backends.sqlite.replay import Replay
 from backends.sqlite.replay_errors import ReplayFailed
 from backends.sqlite.source import copy_database
 from backends.sqlite.sparing import opened_sparingly, reading_sparingly
+from tests.in_memory import PAGE, forget, in_memory
 from tests.sqlite.databases import node
 
-PAGE = 4096
 N = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})"
 
 
@@ -55,29 +54,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def cached(database: Path) -> Callable[[], list[bool]]:
     """Whether each page of the database is in the kernel's memory. None is at first."""
-
-    def look() -> list[bool]:
-        size = database.stat().st_size
-        flags = (ctypes.c_ubyte * (size // PAGE))()
-        with database.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) as mapped:
-            first = ctypes.c_char.from_buffer(mapped)
-            result = ctypes.CDLL(None).mincore(ctypes.c_void_p(ctypes.addressof(first)), ctypes.c_size_t(size), flags)
-            del first
-        assert result == 0
-        return [bool(flag & 1) for flag in flags]
-
     forget(database)
-    if any(look()):
+    if any(in_memory(database)):
         pytest.skip("this filesystem keeps all in memory")
-    return look
-
-
-def forget(database: Path) -> None:
-    """Have the kernel keep no page of the database in memory."""
-    descriptor = os.open(database, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(descriptor)
+    return lambda: in_memory(database)
 
 
 def pages_of(database: Path, name: str) -> set[int]:
@@ -247,3 +227,33 @@ def test_lock_outlives_the_sparing_check(database: Path, sparing_opens: list[Pat
         assert sparing_opens
         assert not can_write(database)
     assert can_write(database)
+
+
+def read_from_a_copy(database: Path) -> None:
+    for _ in file_pieces(database):
+        pass
+
+
+def read_in_place(database: Path) -> None:
+    with in_place(database, beside=False) as source:
+        assert source is not None
+        for _ in source.pieces:
+            pass
+
+
+@pytest.mark.parametrize("read", [read_from_a_copy, read_in_place])
+def test_only_the_files_end_stays_when_it_was_read_for_a_snapshot(
+    small: None, database: Path, cached: Cached, read: Callable[[Path], None]
+) -> None:
+    read(database)
+    found = cached()
+    assert sum(found[: (8 << 20) // PAGE]) < 100  # SQLite itself has looked at a few
+    assert all(found[-100:])
+
+
+@pytest.mark.parametrize("read", [read_from_a_copy, read_in_place])
+def test_all_that_was_read_for_a_snapshot_stays_if_it_fits(
+    database: Path, cached: Cached, read: Callable[[Path], None]
+) -> None:
+    read(database)
+    assert all(cached())
