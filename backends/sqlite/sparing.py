@@ -26,6 +26,9 @@ MAX_AHEAD = 4 << 20
 FORGOTTEN_AT_ONCE = 4 << 20
 """Bytes of a file that is read from its beginning to its end."""
 
+_LARGEST_FOLIO = 4 << 20
+"""Bytes. The kernel keeps no more than this as one piece, and drops whole pieces only."""
+
 _MAX_VAIN = 8
 """So many times in a row, most of what was read ahead was not asked for: then reading ahead is left, until it pays."""
 
@@ -59,7 +62,8 @@ def forgetful(descriptor: int, size: int) -> Callable[[int], None]:
         nonlocal done
         if keep is not None and done + FORGOTTEN_AT_ONCE <= until <= size - keep:
             with suppress(OSError):  # then it is slower
-                os.posix_fadvise(descriptor, done, until - done, os.POSIX_FADV_DONTNEED)
+                start = max(done - _LARGEST_FOLIO, 0)  # the kernel drops no part of a folio
+                os.posix_fadvise(descriptor, start, until - start, os.POSIX_FADV_DONTNEED)
             done = until
 
     return forget

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from backends.errors import BackupError
 from backends.log.format.documents import Base
 from backends.log.format.records import FileHeader, FileKind
-from backends.log.reader.snapshot import PIECE
+from backends.log.reader.snapshot import PIECE, SnapshotReader, open_parts
 from backends.log.writer.options import LogOptions
 from backends.log.writer.snapshot import write_snapshot
 from backends.storage.base import ReadHandle, WriteHandle
@@ -142,3 +143,18 @@ class _Closed(LocalStorage):
 
 def test_elsewhere_it_is_read_when_it_is_written(storage: LocalStorage, tmp_path: Path) -> None:
     write_snapshot(_Closed(tmp_path / "b"), FILE, BASE, PIECES, OPTIONS)
+
+
+@pytest.mark.parametrize("forgets", [True, False])
+def test_what_is_read_for_a_database_that_does_not_fit_does_not_stay_in_memory(
+    storage: LocalStorage, tmp_path: Path, forgets: bool
+) -> None:
+    written = write_snapshot(storage, FILE, BASE, PIECES, OPTIONS)
+    forget(tmp_path / "b" / written)
+    if any(in_memory(tmp_path / "b" / written)):
+        pytest.skip("this filesystem keeps all in memory")
+    with ExitStack() as files:
+        reader = SnapshotReader(open_parts(storage, written, files, storage.names()), FILE, BASE)
+        assert [piece for piece, _ in reader.pieces(forgets=forgets)] == PIECES
+    found = in_memory(tmp_path / "b" / written)[: -(2 << 20) // PAGE]
+    assert sum(found) < len(found) // 10 if forgets else all(found)

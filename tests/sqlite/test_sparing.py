@@ -11,7 +11,11 @@ from pathlib import Path
 import apsw
 import pytest
 
+from backends import backup_at
+from backends.base import SnapshotSource
 from backends.errors import BackupError
+from backends.log.reader.snapshot import SnapshotReader
+from backends.sqlite import rebuild as rebuilding
 from backends.sqlite import sparing
 from backends.sqlite.compare import foreign_key_violations
 from backends.sqlite.connection import READ_ONLY, Corrupt, connect, integrity_errors
@@ -257,3 +261,23 @@ def test_all_that_was_read_for_a_snapshot_stays_if_it_fits(
 ) -> None:
     read(database)
     assert all(cached())
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_snapshot_does_not_stay_in_memory_beside_a_database_that_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: bool
+) -> None:
+    asked: list[bool] = []
+    pieces = SnapshotReader.pieces
+
+    def noting(self: SnapshotReader, *, forgets: bool = False) -> Iterator[tuple[bytes, int]]:
+        asked.append(forgets)
+        return pieces(self, forgets=forgets)
+
+    backup = backup_at((tmp_path / "b").as_uri())
+    backup.create(SnapshotSource([node(tmp_path / "db").read_bytes()], 7, "02ab"))
+    monkeypatch.setattr(SnapshotReader, "pieces", noting)
+    monkeypatch.setattr(rebuilding, "room_for_pages", lambda: 1 << 30 if fits else 1 << 10)
+    with backup.read() as reader:
+        rebuilding.rebuild(reader, tmp_path / "restored")
+    assert asked == [not fits]

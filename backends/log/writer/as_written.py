@@ -10,9 +10,7 @@ from typing import Protocol, overload
 
 from backends.log.format.records import MAX_FILE
 from backends.storage.base import ReadHandle, Storage
-
-FORGOTTEN_AT_ONCE = 1 << 20
-"""Bytes."""
+from backends.storage.passing import Passing
 
 
 class Parts(Protocol):
@@ -39,7 +37,7 @@ class AsWritten(Sequence[tuple[str, ReadHandle]]):
 
     def __init__(self, storage: Storage, parts: Parts, writing: Iterator[None], *, forgets: bool) -> None:
         self._storage, self._parts, self._writing = storage, parts, writing
-        self.forgets = forgets
+        self._forgets = forgets
         self._opened: list[tuple[str, ReadHandle]] = []
         self._ended = False
 
@@ -65,7 +63,8 @@ class AsWritten(Sequence[tuple[str, ReadHandle]]):
             pass
         for number in range(len(self._opened), self._parts.count):
             name = self._parts.name(number)
-            self._opened.append((name, _Growing(self._storage.open(name), number, self)))
+            handle = self._storage.open(name)
+            self._opened.append((name, _Growing(Passing(handle) if self._forgets else handle, number, self)))
         return self._opened[part]
 
     def more(self) -> bool:
@@ -84,7 +83,6 @@ class _Growing(ReadHandle):
 
     def __init__(self, handle: ReadHandle, part: int, whole: AsWritten) -> None:
         self._handle, self._part, self._whole = handle, part, whole
-        self._forgotten = 0
 
     def size(self) -> int:
         """Bytes of the file; of one that is not complete, more than it will have."""
@@ -93,9 +91,6 @@ class _Growing(ReadHandle):
     def read(self, offset: int, length: int) -> bytes:
         while (readable := self._whole.readable(self._part)) is not None and readable < offset + length:
             self._whole.more()
-        if self._whole.forgets and (until := offset // FORGOTTEN_AT_ONCE * FORGOTTEN_AT_ONCE) > self._forgotten:
-            self._handle.drop_cached(self._forgotten, until)
-            self._forgotten = until
         return self._handle.read(offset, length)
 
     def close(self) -> None:
