@@ -16,8 +16,8 @@ from backends.base import MAX_ROLL_FORWARD
 from backends.compaction.copy_out import CopyOut
 from backends.compaction.space_reserve import SpaceReserve
 from backends.errors import BackupError
-from backends.log.format.documents import Base, Manifest
-from backends.log.format.records import RECORD_HEADER_SIZE, Flag
+from backends.log.format.documents import Base
+from backends.log.format.records import RECORD_HEADER_SIZE, FileHeader, Flag
 from backends.log.reader.generation import Reader
 from backends.log.reader.opening import open_generation
 from backends.log.reader.passes import StoredChange
@@ -98,7 +98,7 @@ def compact_log(
             pieces = _shown(reserve.checked(file_pieces(database), seen), size, progress, copy_out)
             number = next_generation(storage, begun.generation)
             base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)
-            written = _write(storage, begun, number, base, pieces, options, pace)
+            written = _write(storage, begun.snapshot_header(number), base, pieces, size, options, pace)
     return CompactedSnapshot(begun.generation, number, written, base, place.next_segment)
 
 
@@ -127,16 +127,16 @@ def _look_at_space(pace: Pace, size: int, free: int) -> None:
 
 def _write(
     storage: Storage,
-    begun: Manifest,
-    number: int,
+    file: FileHeader,
     base: Base,
     pieces: Iterable[bytes],
+    size: int,
     options: LogOptions,
     pace: Pace | None,
 ) -> str:
-    """Write the snapshot of the generation with this number; returns its temporary name."""
+    """Write the snapshot with this file header, of a database of `size` bytes; returns its temporary name."""
     try:
-        return write_snapshot(storage, begun.snapshot_header(number), base, pieces, options, by=BY, pace=pace)
+        return write_snapshot(storage, file, base, pieces, options, by=BY, size=size, pace=pace)
     except BaseException:
         with suppress(OSError):
             remove_unfinished(storage)

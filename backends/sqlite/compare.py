@@ -12,8 +12,9 @@ from typing import cast
 
 import apsw
 
-from backends.sqlite.connection import READ_ONLY, as_backup_error, corrupt, error_text, opened, run
+from backends.sqlite.connection import READ_ONLY, as_backup_error, corrupt, error_text, opened, run, sqlite_errors
 from backends.sqlite.recovered_copy import recovered_copy
+from backends.sqlite.sparing import opened_sparingly
 
 _ROWIDS = ("rowid", "_rowid_", "oid")
 
@@ -55,7 +56,7 @@ def foreign_key_violations(path: Path) -> list[str]:
     A node's own database may have violations, so a backup that has the same ones is still good.
     """
     sentences = []
-    with recovered_copy(path) as file, opened(file, READ_ONLY, path) as connection:
+    with recovered_copy(path) as file, sqlite_errors(path), opened_sparingly(file) as connection:
         for table in _tables(connection, "main"):
             found: dict[tuple[str, int], tuple[int, int | None]] = {}
             try:

@@ -165,16 +165,23 @@ def opened(path: Path, flags: int, shown: Path | None = None) -> Iterator[apsw.C
     """
     if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises when a directory above may not be entered)
         raise BackupError(f"there is no database at {path}, or it may not be read; check the path and try again")
-    try:
+    with sqlite_errors(shown or path):
         connection = connect(path, flags)
         try:
             yield connection
         finally:
             connection.close(True)
+
+
+@contextmanager
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Raise an apsw.Error from inside the `with` block as a BackupError, Busy or Corrupt, about the database `path`."""
+    try:
+        yield
     except apsw.Error as error:
-        raise as_backup_error(error, shown or path) from error
+        raise as_backup_error(error, path) from error
     except UnicodeDecodeError as error:
-        raise corrupt(shown or path, NOT_UTF8) from error
+        raise corrupt(path, NOT_UTF8) from error
 
 
 FEW = 1 << 16

@@ -1,5 +1,6 @@
 """A snapshot of a node's database: copied to scratch space with SQLite's backup API, checked, then streamed."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ from backends.errors import BackupError
 from backends.log.reader.snapshot import PIECE
 from backends.mounts.table import mount_of
 from backends.sqlite.source import copy_database
+from backends.sqlite.sparing import forgetful
 from backends.system.scratch import scratch_directory
 from backends.text import printable, shell_line
 
@@ -93,6 +95,8 @@ def watched(source: SnapshotSource, progress: BytesDone) -> SnapshotSource:
 
 def file_pieces(path: Path) -> Iterator[bytes]:
     """The file's contents, in pieces of PIECE bytes as a snapshot is written."""
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
+        forget = forgetful(file.fileno(), os.fstat(file.fileno()).st_size)
         while piece := file.read(PIECE):
             yield piece
+            forget(file.tell())

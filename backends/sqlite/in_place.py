@@ -16,7 +16,6 @@ from backends.base import SnapshotSource
 from backends.errors import BackupError
 from backends.log.reader.snapshot import PIECE
 from backends.sqlite.connection import (
-    READ_ONLY,
     READ_WRITE,
     STEPS_BETWEEN_CALLS,
     corrupt,
@@ -24,8 +23,10 @@ from backends.sqlite.connection import (
     one_row,
     opened,
     run,
+    sqlite_errors,
 )
 from backends.sqlite.source import state_of
+from backends.sqlite.sparing import forgetful, opened_sparingly
 from backends.sqlite_header import FILE_FORMAT, in_wal_mode
 from backends.system.pulse import pulse
 
@@ -40,8 +41,8 @@ def in_place(database: Path, *, beside: bool) -> Iterator[SnapshotSource | None]
     file in any other way, which would release SQLite's lock. Raises Busy, Corrupt or BackupError.
     """
     with ExitStack() as held:
-        # Opened first, and so closed last: closing it releases the lock.
-        descriptor = _opened(database, held)
+        # Opened first, and so closed last: closing one releases the lock.
+        descriptor, for_check = _opened(database, held), _opened(database, held)
         connection = held.enter_context(opened(database, READ_WRITE))
         run(connection, "BEGIN")
         run(connection, "SELECT count(*) FROM sqlite_schema")
@@ -49,7 +50,7 @@ def in_place(database: Path, *, beside: bool) -> Iterator[SnapshotSource | None]
         if in_wal_mode(os.pread(descriptor, FILE_FORMAT.stop, 0)) or os.fstat(descriptor).st_size != size:
             yield None
             return
-        check = held.enter_context(_Check(database))
+        check = held.enter_context(_Check(database, for_check))
         if not beside:
             check.result()
         state = state_of(connection)
@@ -74,11 +75,12 @@ def _size(connection: apsw.Connection) -> int:
 
 def _pieces(database: Path, descriptor: int, size: int, check: "_Check") -> Iterator[bytes]:
     """The database, piece by piece. Raises BackupError at the end if it is corrupt, or was written to meanwhile."""
-    before, done = _looks(descriptor), 0
+    before, done, forget = _looks(descriptor), 0, forgetful(descriptor, size)
     try:
         while done < size and (piece := os.pread(descriptor, min(PIECE, size - done), done)):
             yield piece
             done += len(piece)
+            forget(done)
     except OSError as error:
         raise BackupError(
             f"{database} could not be read: {error.strerror}; nothing was written to it. Check its disk, then try again"
@@ -99,8 +101,8 @@ def _looks(descriptor: int) -> tuple[int, int, bytes]:
 class _Check:
     """`integrity_check` in a thread of its own, over a connection of its own."""
 
-    def __init__(self, database: Path) -> None:
-        self._database = database
+    def __init__(self, database: Path, descriptor: int) -> None:
+        self._database, self._descriptor = database, descriptor
         self._fault: str | None = None
         self._error: BaseException | None = None
         self._unwanted = threading.Event()
@@ -124,7 +126,10 @@ class _Check:
 
     def _run(self) -> None:
         try:
-            with opened(self._database, READ_ONLY) as connection:
+            with (
+                sqlite_errors(self._database),
+                opened_sparingly(self._database, self._descriptor) as connection,
+            ):
                 connection.set_progress_handler(self._stops, STEPS_BETWEEN_CALLS)
                 self._fault = integrity_errors(connection)
         except BaseException as error:

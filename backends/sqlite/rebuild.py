@@ -20,6 +20,7 @@ from backends.sqlite.source import DatabaseState
 from backends.sqlite.touched import ALWAYS_WHOLE, Touched
 from backends.system.overlap import InTurn
 from backends.system.pulse import pulse
+from backends.system.room import fits, room_for_pages
 from backends.times import UNKNOWN_TIME
 
 BytesDone = Callable[[int, int], None]
@@ -87,13 +88,14 @@ def _write_snapshot(snapshot: SnapshotReader, target: Path, tell: Callable[[int]
     """Write the snapshot to the new file `target`, and return the stored bytes read; `tell` gets them on the way."""
     written = read = synced = 0
     most = limits.allow_snapshot(snapshot.size())
+    forgets = not fits(2 * snapshot.size(), room_for_pages())  # the database is at least as large, and read again
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with (
         os.fdopen(descriptor, "wb", buffering=0) as file,
         InTurn[bytes](lambda piece: _write(file, target, piece)) as writing,
         InTurn[int](lambda size: _sync(file, target), at_once=0) as syncing,
     ):
-        for piece, read in snapshot.pieces():
+        for piece, read in snapshot.pieces(forgets=forgets):
             written += len(piece)
             if most is not None and written > most:
                 raise limits.too_large(most)

@@ -8,7 +8,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +18,6 @@ from backends.change import bumped_from, foreign_keys_setting
 from backends.errors import BackupError
 from backends.sqlite.authorizer import PLAIN, ReplayAuthorizer
 from backends.sqlite.connection import (
-    READ_ONLY,
     READ_WRITE,
     STEPS_BETWEEN_CALLS,
     as_backup_error,
@@ -49,6 +47,7 @@ from backends.sqlite.replay_errors import (
 )
 from backends.sqlite.schema import UnknownObjects, unknown_objects
 from backends.sqlite.source import DatabaseState, state_of
+from backends.sqlite.sparing import opened_sparingly
 from backends.sqlite.statement_outline import outline
 from backends.system.pulse import pulse
 from backends.text import printable
@@ -197,7 +196,7 @@ class Replay:
             sync(self.path)
         try:
             # On a new connection, so that the check reads the file and not a cache.
-            with closing(connect(self.path, READ_ONLY)) as connection:
+            with opened_sparingly(self.path) as connection:
                 what = check(connection)
                 if what is not None:
                     rebuilt = "the database rebuilt from this backup fails SQLite's integrity check"

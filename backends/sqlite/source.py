@@ -29,6 +29,7 @@ from backends.sqlite.connection import (
     run,
 )
 from backends.sqlite.schema import NONE_UNKNOWN, UnknownObjects, unknown_objects
+from backends.sqlite.sparing import opened_sparingly
 from backends.sqlite_header import FILE_FORMAT, NOT_WAL, in_wal_mode
 
 __all__ = ["Busy", "Corrupt", "DatabaseState", "copy_database", "inspect", "state_of"]
@@ -90,7 +91,7 @@ def copy_database(
             _copy_pages(source, target, progress)
             run(source, "COMMIT")
             _leave_wal(target)
-            with closing(connect(target, READ_ONLY)) as copy:
+            with opened_sparingly(target) as copy:
                 if progress is not None:
                     copy.set_progress_handler(_going_on(progress, target), STEPS_BETWEEN_CALLS)
                 what = integrity_errors(copy, cache_kib=SMALL_CACHE_KIB)

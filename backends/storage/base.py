@@ -93,6 +93,9 @@ class ReadHandle(ABC):
     def read(self, offset: int, length: int) -> bytes:
         """Return up to `length` bytes from `offset`; fewer only at the end of the file."""
 
+    def drop_cached(self, offset: int, end: int) -> None:  # noqa: B027 (most storage keeps nothing in memory)
+        """These bytes will not be read again soon: this machine's memory for them can be used for others."""
+
     def blocks(self, offset: int, end: int) -> Iterator[bytes]:
         """Yield the bytes from `offset` to `end` in blocks of bounded size. Raises OSError if the file ends earlier."""
         while offset < end:
@@ -290,6 +293,11 @@ class Storage(ABC):
 
     def shares_disk_with(self, path: Path) -> bool:
         """Whether the failure of one disk of this machine may destroy both this directory and `path`."""
+        return False
+
+    @property
+    def reads_while_written(self) -> bool:
+        """Whether a file that is being written can be read through another handle, as far as it was synced."""
         return False
 
     @property

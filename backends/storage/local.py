@@ -71,6 +71,10 @@ class LocalStorage(Storage):
         return str(self._given)
 
     @property
+    def reads_while_written(self) -> bool:
+        return True
+
+    @property
     def is_mounted(self) -> bool:
         return True
 

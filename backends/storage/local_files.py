@@ -44,6 +44,10 @@ class LocalReadHandle(_Descriptor, ReadHandle):
             data += more
         return data
 
+    def drop_cached(self, offset: int, end: int) -> None:
+        with contextlib.suppress(OSError):  # then the kernel decides
+            os.posix_fadvise(self.number, offset, end - offset, os.POSIX_FADV_DONTNEED)
+
 
 class LocalWriteHandle(_Descriptor, WriteHandle):
     """Two descriptors of one file, opened separately: the kernel reports a lost write to each of them."""

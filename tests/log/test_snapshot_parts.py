@@ -11,9 +11,11 @@ from backends.base import SnapshotSource
 from backends.compaction.compact import compact_log
 from backends.errors import BackupError
 from backends.log.backup import Backup
+from backends.log.format.codec import LEVEL_LARGE_SNAPSHOT, LEVEL_SNAPSHOT, Compressor
 from backends.log.format.documents import Base
 from backends.log.format.records import FileHeader, FileKind
 from backends.log.reader.snapshot import PIECE
+from backends.log.writer import snapshot
 from backends.log.writer.options import LogOptions
 from backends.log.writer.snapshot import write_snapshot
 from backends.storage.base import WriteHandle
@@ -158,3 +160,27 @@ def test_compaction_in_several_parts_keeps_all_of_them_while_backup_is_opened(tm
         assert set(parts) <= set(node.storage.names())
         writer.publish_compaction(compacted)
     assert rows(contents(node.backup()).snapshot) == rows(database(node.now.committed[:-1]))
+
+
+def test_large_database_is_compacted_with_the_level_of_large_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels: list[int] = []
+
+    class Noting(Compressor):
+        def __init__(self, level: int) -> None:
+            levels.append(level)
+            super().__init__(level)
+
+    monkeypatch.setattr(snapshot, "Compressor", Noting)
+    node = Node(LocalStorage(tmp_path / "b"), tmp_path)
+    node.create()
+    node.open()
+    node.append(node.history.first())
+    for number in range(20):
+        node.note(noise(100, number))
+    node.close()
+    for least in (1 << 30, 0):
+        monkeypatch.setattr(snapshot, "LARGE_SNAPSHOT", least)
+        assert compact_log(node.storage, tmp_path) is not None
+    assert levels[-2:] == [LEVEL_SNAPSHOT, LEVEL_LARGE_SNAPSHOT]

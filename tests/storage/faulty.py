@@ -66,6 +66,10 @@ class FaultyStorage(Storage):
         return self.storage.describe()
 
     @property
+    def reads_while_written(self) -> bool:
+        return self.storage.reads_while_written
+
+    @property
     def is_mounted(self) -> bool:
         return self.storage.is_mounted
 

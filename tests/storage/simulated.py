@@ -189,6 +189,10 @@ class SimulatedStorage(Storage):
         return "a simulated disk"
 
     @property
+    def reads_while_written(self) -> bool:
+        return True
+
+    @property
     def is_mounted(self) -> bool:
         return True
 

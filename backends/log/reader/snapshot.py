@@ -27,6 +27,7 @@ from backends.log.format.records import (
 from backends.log.format.torn import End
 from backends.log.reader.records import Chain, Record, RecordReader
 from backends.storage.base import ReadHandle, Storage
+from backends.storage.passing import Passing
 from backends.system.overlap import InTurn
 
 PIECE = 1 << 18
@@ -63,12 +64,15 @@ class SnapshotReader:
         for piece, _ in self.pieces():
             yield piece
 
-    def pieces(self) -> Iterator[tuple[bytes, int]]:
-        """The database, piece by piece, each with the number of stored bytes read so far. Raises Damaged, KeyNeeded."""
+    def pieces(self, *, forgets: bool = False) -> Iterator[tuple[bytes, int]]:
+        """The database, piece by piece, each with the number of stored bytes read so far. Raises Damaged, KeyNeeded.
+
+        With `forgets`, the stored bytes do not stay in this machine's memory, which is needed for the database.
+        """
         stream, digest, size, read = Decompressor(), sha256(), 0, 0
         opener = None if self._file.key is None else Opener(known_key(self._file.key), self._file)
         with InTurn(digest.update) as hashing:
-            for reader, record in self._until_end():
+            for reader, record in self._until_end(forgets=forgets):
                 assert isinstance(record.payload, bytes)  # never more than _MAX_STORED bytes
                 payload = record.payload
                 if opener is not None:
@@ -90,9 +94,9 @@ class SnapshotReader:
                 read += len(record.payload) + RECORD_HEADER_SIZE
                 yield piece, read
 
-    def _until_end(self) -> Iterator[tuple[RecordReader, Record]]:
+    def _until_end(self, *, forgets: bool = False) -> Iterator[tuple[RecordReader, Record]]:
         """The records of all parts, up to and with the one that ends the snapshot. Raises Damaged if it is missing."""
-        for reader, record in self._records():
+        for reader, record in self._records(forgets):
             if record.header.data_version != self._base.data_version:
                 raise reader.damaged(
                     f"it is a snapshot of version {record.header.data_version}, but the manifest names version "
@@ -160,13 +164,14 @@ class SnapshotReader:
             return False
         return record_checksum(end, end[RECORD_HEADER_SIZE:]) == header.checksum
 
-    def _records(self) -> Iterator[tuple[RecordReader, Record]]:
+    def _records(self, forgets: bool) -> Iterator[tuple[RecordReader, Record]]:
         """The records of all parts; the chain continues from one part to the next."""
         chain = Chain(0, 0)
         for part, (name, handle) in enumerate(self._parts):
             header = replace(self._file, part=part)
             # Part of a database is no good version.
-            reader = RecordReader(handle, name, header, chain, None, _MAX_STORED, good_after=None)
+            passing = Passing(handle) if forgets else handle
+            reader = RecordReader(passing, name, header, chain, None, _MAX_STORED, good_after=None)
             for record in reader.records():
                 chain = Chain(record.header.sequence, record.header.checksum)
                 yield reader, record

@@ -36,6 +36,11 @@ class PacedFile:
         """How many bytes the file has."""
         return self._end
 
+    @property
+    def synced(self) -> int:
+        """How many bytes of the file are durable."""
+        return self._synced
+
     def _append_in_portions(self, data: bytes, pace: Pace) -> None:
         """Append these bytes; what makes a portion is brought to the disk before more is written."""
         while data:

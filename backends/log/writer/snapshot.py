@@ -27,11 +27,13 @@ from backends.log.format.records import (
 )
 from backends.log.reader.records import Chain
 from backends.log.reader.snapshot import END_RECORD, SnapshotReader, open_parts, shows
+from backends.log.writer.as_written import AsWritten
 from backends.log.writer.options import SMALL_FILES, LogOptions
 from backends.log.writer.pace import Pace
 from backends.log.writer.paced import PacedFile
 from backends.storage.base import Storage
 from backends.system.overlap import InTurn, ahead
+from backends.system.room import fits, room_for_pages
 
 
 class _Parts:
@@ -45,7 +47,7 @@ class _Parts:
         self._begin()
 
     def _begin(self) -> None:
-        self._handle = self._storage.create(part_name(self._written, self.count))
+        self._handle = self._storage.create(self.name(self.count))
         costs = self._storage.costly
         self._paced = PacedFile(self._handle, self._options.sync_every, self._pace, syncs_cost=costs)
         self._paced.write(replace(self._file, part=self.count).encode())
@@ -62,6 +64,15 @@ class _Parts:
     def sync(self) -> None:
         """Make everything durable that was written. Raises OSError."""
         self._paced.sync()
+
+    def name(self, part: int) -> str:
+        """The name of the file with this number, from 0."""
+        return part_name(self._written, part)
+
+    @property
+    def synced(self) -> int:
+        """How many bytes of the open file, the last one, are durable."""
+        return self._paced.synced
 
     def close(self) -> None:
         """Close the open file, whether the snapshot was finished or not."""
@@ -108,35 +119,54 @@ def write_snapshot(
     """
     written = storage.temporary(f"{snapshot_name(file.number)}{by}")
     level = LEVEL_SNAPSHOT if size <= LARGE_SNAPSHOT else LEVEL_LARGE_SNAPSHOT
-    packing, chain = _Packing(pieces, level), Chain(0, 0)
-    sealer = None if file.key is None else Sealer(known_key(file.key), file)
-    with closing(_Parts(storage, written, file, options, pace)) as parts:
-
-        def add(kind: RecordKind, payload: bytes, unpacked: int) -> None:
-            nonlocal chain
-            begins = chain.sequence == 0
-            length = len(payload) if sealer is None else stored_size(len(payload), begins)
-            fields = RecordHeader(
-                RECORD_MAGIC, kind, Flag.NONE, length, unpacked, base.data_version,
-                chain.sequence + 1, time_now(), shows(file, base), chain.checksum, 0,
-            )  # fmt: skip
-            if sealer is not None:
-                payload = sealer.seal(header_fields(fields), payload, begins)
-            record, checksum = encode_record(fields, payload)
-            parts.write(record)
-            chain = Chain(fields.sequence, checksum)
-
-        with closing(ahead(packing.packed())) as packed:
-            for payload, unpacked in packed:
-                add(RecordKind.PIECE, payload, unpacked)
-        add(RecordKind.END, packing.end, END_RECORD.size)
-        parts.sync()
-    with ExitStack() as files:
-        opened = open_parts(storage, written, files, storage.names())
-        for _ in SnapshotReader(opened, file, base):  # reading it checks every byte
-            if pace is not None:
-                pace.give_way()
+    with (
+        closing(_Parts(storage, written, file, options, pace)) as parts,
+        closing(_writing(parts, _Packing(pieces, level), file, base)) as writing,
+    ):
+        if storage.reads_while_written:
+            forgets = not fits(size, room_for_pages())
+            with AsWritten(storage, parts, writing, forgets=forgets) as stored:
+                _read_back(SnapshotReader(stored, file, base), pace)
+        for _ in writing:
+            pass
+    if not storage.reads_while_written:
+        with ExitStack() as files:
+            _read_back(SnapshotReader(open_parts(storage, written, files, storage.names()), file, base), pace)
     return written
+
+
+def _writing(parts: _Parts, packing: _Packing, file: FileHeader, base: Base) -> Generator[None, None, None]:
+    """Write all records. Yields after each of them; at the end, everything is durable."""
+    chain = Chain(0, 0)
+    sealer = None if file.key is None else Sealer(known_key(file.key), file)
+
+    def add(kind: RecordKind, payload: bytes, unpacked: int) -> None:
+        nonlocal chain
+        begins = chain.sequence == 0
+        length = len(payload) if sealer is None else stored_size(len(payload), begins)
+        fields = RecordHeader(
+            RECORD_MAGIC, kind, Flag.NONE, length, unpacked, base.data_version,
+            chain.sequence + 1, time_now(), shows(file, base), chain.checksum, 0,
+        )  # fmt: skip
+        if sealer is not None:
+            payload = sealer.seal(header_fields(fields), payload, begins)
+        record, checksum = encode_record(fields, payload)
+        parts.write(record)
+        chain = Chain(fields.sequence, checksum)
+
+    with closing(ahead(packing.packed())) as packed:
+        for payload, unpacked in packed:
+            add(RecordKind.PIECE, payload, unpacked)
+            yield
+    add(RecordKind.END, packing.end, END_RECORD.size)
+    parts.sync()
+
+
+def _read_back(stored: SnapshotReader, pace: Pace | None) -> None:
+    """Read the snapshot, which checks every byte. Raises Damaged."""
+    for _ in stored:
+        if pace is not None:
+            pace.give_way()
 
 
 def next_generation(storage: Storage, current: int) -> int:
