@@ -37,8 +37,6 @@ __all__ = ["Busy", "Corrupt", "DatabaseState", "copy_database", "inspect", "stat
 PAGES_PER_STEP = 1000
 _PAGE = 4096
 
-"""Offset of the two header bytes that are 1 for a rollback journal and 2 for a WAL."""
-
 
 @dataclass(frozen=True, slots=True)
 class DatabaseState:
