@@ -28,6 +28,8 @@ from backends.node.sync_point import SavedEnd
 from backends.node.writer_lock import WriterLock
 from backends.sqlite.connection import refuse_old_sqlite
 from backends.sqlite.copy import consistent_copy
+from backends.sqlite.live_copy import CopyFailed
+from backends.sqlite.source import inspect
 from backends.text import counted, one_line, unexpected
 from plugin.at_start import Start
 from plugin.compaction import Compaction
@@ -39,6 +41,7 @@ from plugin.doubt import changed_ago, record_end, record_failure, why_doubted
 from plugin.encrypted_start import EncryptedStart
 from plugin.members_by_rpc import add_by_rpc, remove_by_rpc, reopened, several_of_one, status_with_members
 from plugin.misread import why_unsavable
+from plugin.renewal import Renewal
 from plugin.start import (
     ask_memory,
     check_beginning_anew,
@@ -66,7 +69,10 @@ class CommitGate:
         self.writer: Writer | None = None
         self.refusal: str | None = None
         """Why every call is refused from now on; None while changes are accepted."""
-        self.damage = DamageWatch(directory, report)
+        self.reading_database = threading.Lock()
+        """Held while this process has the database open through SQLite; not on the commit path."""
+        self.renewal = Renewal(directory, report, self.reading_database)
+        self.damage = DamageWatch(directory, report, self.renewal)
         self.compaction: Compaction | None = None
         self.members: RunningMembers | None = None
         """The members of a backup that has several, once it is open."""
@@ -77,8 +83,6 @@ class CommitGate:
         """Whether a change was saved since the start: until then, a new snapshot may be needed first."""
         self.database_header: bytes | None = None
         """The first bytes of the database file as they were during the last call: at the commit before it."""
-        self.reading_database = threading.Lock()
-        """Held while this process has the database open through SQLite; not on the commit path."""
         self.noting = threading.Lock()
         """Held while the sync point is written."""
         self.begins: SavedEnd | None = None
@@ -121,6 +125,7 @@ class CommitGate:
         return self._refusal()
 
     def _save(self, writer: Writer, change: Change) -> None:
+        self.renewal.capture(change)
         decision = decide(writer.position, change, self._doubt)
         if decision.do is not Do.APPEND:
             self._settle(writer, change, decision)
@@ -165,7 +170,8 @@ class CommitGate:
         if decision.do is Do.SNAPSHOT:
             check_beginning_anew(self.directory, backup, seen, self._found_at_start.seen)
             self._refuse_emptied(backup, seen.end)
-            self._copy_database(change)
+            if not self._begin_copy(backup, change):
+                self._copy_database(change)
         else:
             self._copies.close()
             self._found_at_start.copy = None
@@ -178,7 +184,9 @@ class CommitGate:
             writer.close()
             raise
         self.writer = writer
-        self._judge(writer.damage.read(), position, change)  # another writer may have appended until now
+        again = self._judge(writer.damage.read(), position, change)  # another writer may have appended until now
+        if again.do is not Do.SNAPSHOT:
+            self.renewal.give_up()
         with suppress(OSError):  # lightningd may use another file: then its header stays unknown
             self._header = DatabaseHeader(database_path(self.directory))
         sizes = writer.sizes()
@@ -188,7 +196,9 @@ class CommitGate:
             f"snapshot {sizes.snapshot} bytes, {counted(sizes.records, 'record')} in {sizes.segments} bytes since"
             + ("" if writer.manifest.key is None else ", encrypted"),
         )
-        self.compaction = Compaction(settings.url, str(self.directory), self.report, self.damage, self.members)
+        self.compaction = Compaction(
+            settings.url, str(self.directory), self.report, self.damage, self.renewal, self.members
+        )
         self.damage.commit_timeout = self.commit_timeout
         return writer
 
@@ -219,6 +229,9 @@ class CommitGate:
         """Bring the backup to the state of the database with a new snapshot, or refuse."""
         if decision.do is Do.REFUSE:
             raise self._refused(decision)
+        if self.renewal.running:
+            self._renew(writer, change, decision.why)
+            return
         source = self._copied or self._copy_database(change)
         with self._longer_timeout():
             self._begin_generation(writer, source, decision.why)
@@ -248,15 +261,48 @@ class CommitGate:
         if self._lone_pragma:  # a snapshot implies that foreign keys are on, as they are when a database is opened
             self.damage.failed("lightningd has migrated its database since it started")
             return
+        database = database_path(self.directory)
         try:
-            with (
-                self.reading_database,
-                consistent_copy(database_path(self.directory), self.directory, writable=False) as source,
-            ):
+            if not self.damage.waits_for(database.stat().st_size):
+                self.renewal.begin()
+                self._renew(writer, change, why)
+                return
+            with self.reading_database, consistent_copy(database, self.directory, writable=False) as source:
                 self._check_source(source, change.database_stood_at)
                 self._begin_generation(writer, source, why)
         except (BackupError, OSError) as error:
+            self.renewal.give_up()
             self.damage.failed(str(error))
+
+    def _renew(self, writer: Writer, change: Change, why: str) -> None:
+        """Go on with the log; the copy of the database was begun, and becomes a new snapshot beside the node."""
+        self.damage.doubted(writer, why)
+        self.renewal.go_on(writer, change, why)
+        self.damage.begun()
+        self.report(
+            "unusual",
+            f"{why}. A new snapshot of the database at version {change.database_stood_at} is being made while the node "
+            "runs. Changes are saved, but do not rely on this backup until the node's log says that it is complete",
+        )
+
+    def _begin_copy(self, backup: Backup, change: Change) -> bool:
+        """Begin to copy a large database, without waiting for it. Returns whether that is possible.
+
+        Raises BackupError if it is not the backup's.
+        """
+        if not self.renewal.suits(backup.space().free):
+            return False
+        state = self._found_at_start.state
+        with suppress(BackupError), self.reading_database:  # a large transaction lets nobody read the database
+            state = inspect(database_path(self.directory), writable=False)
+        if state is None:
+            return False
+        self._check_source(SnapshotSource((), state.data_version or 0, state.node_id), change.database_stood_at)
+        try:
+            self.renewal.begin()
+        except (CopyFailed, OSError):
+            return False
+        return True
 
     def _check_source(self, source: SnapshotSource, version: int) -> None:
         check_source(self.directory, self.where(), self._node_id, source, version)
@@ -322,7 +368,8 @@ class CommitGate:
             seen = status_with_members(seen, self.members)
         return {
             **seen.as_json(),
-            "compaction_running": compaction is not None and compaction.running,
+            "compaction_running": compaction is not None and compaction.running and not self.renewal.running,
+            "new_snapshot_running": self.renewal.running,
         }
 
     def compact(self) -> dict[str, Any]:
@@ -350,7 +397,9 @@ class CommitGate:
         self.writer, self.members, self._session = reopened(self.report, self.directory, before)
         if _end(self.writer) != end:
             self._refuse("the backup ends at another change than a moment ago: somebody else has written to it")
-        self.compaction = Compaction(self.url, str(self.directory), self.report, self.damage, self.members)
+        self.compaction = Compaction(
+            self.url, str(self.directory), self.report, self.damage, self.renewal, self.members
+        )
         if self.members is None:
             raise BackupError(f"{url} was not added; the node's log says why. The backup goes on as before")
         return added
@@ -404,6 +453,7 @@ class CommitGate:
             self.writer.close()
         if self.members is not None:
             self.members.close()
+        self.renewal.give_up()
         self._copies.close()
         self._lock.release()
 

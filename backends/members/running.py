@@ -18,7 +18,7 @@ from backends.log.format.members import MEMBERS, Member, OutOfSync
 from backends.log.format.records import is_part_of
 from backends.log.known_damage import DAMAGE
 from backends.log.reader.opening import read_manifest
-from backends.log.writer.compacted import CompactedSnapshot
+from backends.log.writer.compacted import Anew, CompactedSnapshot
 from backends.log.writer.pace import Pace
 from backends.log.writer.recovery import seal_segments
 from backends.log.writer.writer import Writer
@@ -343,11 +343,13 @@ class RunningMembers:
         name = next(iter(self.mirror.in_sync))
         return name, self.member(name).url
 
-    def publish_compaction(self, writer: Writer, compacted: CompactedSnapshot, name: str | None = None) -> None:
+    def publish_compaction(
+        self, writer: Writer, compacted: CompactedSnapshot, name: str | None = None, anew: Anew | None = None
+    ) -> None:
         """Give the snapshot that was made at the member `name` to every other one, then publish it at all of them.
 
-        Without a name, it was made at the member that is read from. Raises BackupError or OSError: then the old
-        generation is still the current one, or the new one is everywhere.
+        Without a name, it was made at the member that is read from; `anew` as for the writer. Raises BackupError or
+        OSError: then the old generation is still the current one, or the new one is everywhere.
         """
         with self.structure:  # so that no member joins without it
             name = next(iter(self.mirror.in_sync)) if name is None else name
@@ -358,7 +360,7 @@ class RunningMembers:
             for other, storage in list(self.mirror.in_sync.items()):
                 if other != name:
                     self._give(source, storage, other, parts)
-            writer.publish_compaction(compacted)
+            writer.publish_compaction(compacted, anew)
 
     def _give(self, source: Storage, storage: Storage, name: str, parts: Collection[str]) -> None:
         """Copy the parts of an unpublished snapshot to one member. One that has failed is noticed by a commit."""
