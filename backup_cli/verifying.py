@@ -75,6 +75,12 @@ def warn_of_earlier(backup: Backup, generation: int, *, replayed: bool = True) -
     known = backup.damage.read()
     if known is None or known.generation != generation:
         return False
+    if known.doubt:
+        warn(
+            f"{known.sentence()}. All that it holds is readable. The running node makes that snapshot and says so in "
+            "its log; if it does not run, start it"
+        )
+        return True
     now = (
         "This time all of it could be read and replayed, so a disk, cable or memory may be failing at times"
         if replayed
@@ -82,8 +88,8 @@ def warn_of_earlier(backup: Backup, generation: int, *, replayed: bool = True) -
         "a verify with the key does"
     )
     warn(
-        f"{known.sentence()}. {now}. The backup counts as damaged until there is a new snapshot, which the node's next "
-        "start takes by itself"
+        f"{known.sentence()}. {now}. The backup counts as damaged until there is a new snapshot, which the node "
+        "takes by itself, at its next start at the latest"
     )
     return True
 

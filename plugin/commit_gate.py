@@ -38,6 +38,7 @@ from plugin.database_header import DatabaseHeader
 from plugin.decision import Decision, Do, decide
 from plugin.destination import Destination, destination_of
 from plugin.doubt import changed_ago, record_end, record_failure, why_doubted
+from plugin.early_copy import is_large
 from plugin.encrypted_start import EncryptedStart
 from plugin.members_by_rpc import add_by_rpc, remove_by_rpc, reopened, several_of_one, status_with_members
 from plugin.misread import why_unsavable
@@ -290,7 +291,8 @@ class CommitGate:
 
         Raises BackupError if it is not the backup's.
         """
-        if not self.renewal.suits(backup.space().free):
+        seen = self._found_at_start.seen
+        if seen is None or not is_large(seen.size) or not self.renewal.fits(backup.space().free):
             return False
         state = self._found_at_start.state
         with suppress(BackupError), self.reading_database:  # a large transaction lets nobody read the database

@@ -133,7 +133,8 @@ class Compaction:
             self._member, self._url = self._members.to_compact()
         try:
             share = commits.share()
-            told = ["" if share is None else str(share), *([] if copied is None else [copied.encode()])]
+            told = [] if share is None and copied is None else ["" if share is None else str(share)]
+            told += [] if copied is None else [copied.encode()]
             self._process = start_beside(_COMPACTOR, self._url, *told, directory=self._directory, share=share)
         except OSError as error:
             self._fail(writer, f"its process could not be started: {error.strerror or error}")

@@ -72,7 +72,7 @@ def _made(backup: Backup) -> CompactedSnapshot | None:
 
 def _pace() -> Pace | None:
     """To yield to the plugin's commits; None if they cannot be seen."""
-    seen = read_shared(int(sys.argv[2])) if sys.argv[2] else None
+    seen = read_shared(int(sys.argv[2])) if sys.argv[2:3] not in ([], [""]) else None
     return None if seen is None else Pace(seen)
 
 

@@ -94,7 +94,7 @@ class DamageWatch:
             size, free = database_path(self._directory).stat().st_size, writer.space().free
         except (OSError, BackupError):
             return False
-        return (self.waits_for(size) and free > 2 * size + LARGE) or self._renewal.suits(free)
+        return (self.waits_for(size) and free > 2 * size + LARGE) or self._renewal.fits(free)
 
     def waits_for(self, size: int) -> bool:
         """Whether a running node can be kept waiting for the snapshot of a database of so many bytes."""
@@ -123,8 +123,8 @@ class DamageWatch:
 
 
 _SAFE = "The node's own database is whole, and changes are still appended"
-_NOW = f"{_SAFE}; a new snapshot of it is taken at the next commit"
+_NOW = f"{_SAFE}; a new snapshot of it is begun at the next commit"
 _LATER = (
-    f"{_SAFE}, but do not rely on this backup. The next start takes a new snapshot: restart the node soon, beginning "
-    "with: lightning-cli stop"
+    f"{_SAFE}, but do not rely on this backup. A new snapshot is made once there is space for a copy of the database "
+    "in the node's directory, and for the snapshot at the destination"
 )

@@ -33,7 +33,9 @@ from backends.node.directory import database_path
 from backends.sqlite.live_copy import LiveCopy
 from backends.system.commits import commits
 from backends.system.scratch import scratch_directory
-from plugin.early_copy import LARGE, is_large
+
+FOR_COMMITS = 64 << 20
+"""Bytes that stay free at the destination for the changes that come meanwhile."""
 
 _LOWEST = 19
 """The nice value of the thread that copies."""
@@ -60,15 +62,15 @@ class Renewal:
         """Whether a new snapshot was begun, and is neither published nor given up."""
         return self._copy is not None
 
-    def suits(self, writer_space: int) -> bool:
-        """Whether a new snapshot should be made in this way: the database is large, and there is space for it, here for
-        the copy, and at the destination, where `writer_space` bytes are free."""
+    def fits(self, free: int) -> bool:
+        """Whether there is space: for the copy in the node's directory, and for the snapshot at the destination, where
+        `free` bytes are free."""
         try:
             size = database_path(self._directory).stat().st_size
             here = shutil.disk_usage(self._directory).free
         except OSError:
             return False
-        return is_large(size) and here > size + ON_THE_NODES_DISK and writer_space > size + LARGE
+        return here > size + ON_THE_NODES_DISK and free > size + FOR_COMMITS
 
     # In the hook
 

@@ -137,14 +137,13 @@ def read_damage(storage: Storage, generation: int) -> KnownDamage | None:
 
 
 def write_damage(storage: Storage, damage: KnownDamage) -> None:
-    """Write a note, durable when this returns. An earlier note on the same generation stays, unless it is a doubt and
-    this one is not.
+    """Write a note, durable when this returns. An earlier note on the same generation stays, be it a doubt: the new
+    snapshot that it asks for is being made, and a node that is a few changes behind may still be brought forward.
 
     Raises OSError, or BackupError if the manifest cannot be read. Who does not have the key of an encrypted backup has
     seen nothing but checksums, and may leave a note that everybody can read.
     """
-    before = read_damage(storage, damage.generation)
-    if before is None or (before.doubt and not damage.doubt):
+    if read_damage(storage, damage.generation) is None:
         key_id = read_manifest(storage).key
         known = key_id is None or keyring.find(key_id) is not None
         storage.publish(DAMAGE, damage.encode(key_id) if known else damage.encode_without_key())

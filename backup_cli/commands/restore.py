@@ -61,6 +61,7 @@ from backup_cli.restore_place import (
     unfinished,
 )
 from backup_cli.restore_text import (
+    IF_THE_NODE_LIVES,
     WHY_OLD_IS_DEADLY,
     restored_document,
     tell_plan,
@@ -341,6 +342,8 @@ def _from_backup(order: Order, backup: Backup, temporary: Path) -> tuple[Rebuilt
         _refuse_living(order, backup, before)
     if note is None:
         tell_plan(seen, order.target, order.past.to_version)
+        if seen.known_damage is not None:
+            warn(f"{seen.known_damage.sentence()}. {IF_THE_NODE_LIVES}")
         old = None if order.old else doubt_of(backup, seen.last_change, before_restore=True)
         if old is not None:
             warn(f"{old}. {LOOK_FOR_A_NEWER}")
