@@ -1,43 +1,50 @@
 """A copy of a node's database as it was at one commit, made while lightningd goes on committing.
 
 SQLite's own ways to copy hold up lightningd's next commit until they are done, or begin again after each commit. This
-one does neither. It rests on three facts:
+one does neither. It rests on four facts:
 
 1. While the hook has a change in its hands, the transaction is open: everything that it will change is in SQLite's
    rollback journal, as it was before. (Only page 1, with the change counter, may follow at the commit.)
 2. lightningd commits nothing, and so changes no page for good, before the hook has answered.
 3. Nobody but this lightningd writes to the file.
+4. The exceptions to the first are the leaves of the free list: a page may be freed without being journalled, and is
+   then used by a later transaction without being journalled (backends/sqlite/free_list.py).
 
 So the pages are copied in order, in a thread, and each call of the hook first saves the old pages that its transaction
-is about to change, the first time that each is changed. What was saved counts, whether the page was copied already or
-not: a large transaction writes pages before the hook is called, and the thread may have copied such a one.
+is about to change, the first time that each is changed, and those that the transaction before it freed. What was saved
+counts, whether the page was copied already or not: a large transaction writes pages before the hook is called, and the
+thread may have copied such a one. If a large transaction may have written over pages that the one before it freed, the
+copy fails.
 
-Pages on the free list may change without a trace in the journal: they hold nothing. Where there is no such journal (WAL
-mode, a filesystem with atomic writes), or the counter shows a commit that no call announced, the copy fails, and the
-caller falls back on a way that holds lightningd up.
+Pages that were free at the beginning hold nothing, and are zeros in the copy. Where there is no such journal (WAL mode,
+a filesystem with atomic writes), where a commit moves pages after the call (auto-vacuum), or where the counter shows a
+commit that no call announced, the copy fails, and the caller falls back on a way that holds lightningd up.
 """
 
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 from backends.change import DATABASE_HEADER
 from backends.errors import BackupError
+from backends.sqlite.free_list import FreeList, FreeListDamaged
 from backends.sqlite.rollback_journal import NoJournal, RollbackJournal, is_hot
+from backends.text import unexpected
 
 PORTION = 1 << 20
 """Bytes that are copied at once."""
 
-MAX_WAITING = 32 << 20
+MAX_WAITING = 8 << 20
 """Bytes of saved pages that may wait in memory for the thread; what comes then is written by the hook itself."""
 
 _LOOK_EVERY = 0.01
 """Seconds."""
 
 _COUNTERS = 1 << 32
+_AUTO_VACUUM = slice(52, 56)  # in page 1; zeros unless a database is in one of these modes
 
 
 def _counter(header: bytes) -> int:
@@ -66,11 +73,14 @@ class LiveCopy:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         """Held from reading pages to writing them: what the hook writes by itself must come after that, or before."""
-        self._saved = set[int]()
-        """The pages whose old content is known, by their number from 1."""
+        self._saved = bytearray()
+        """A bit for each page, by its number from 1, whose old content is known, or does not matter."""
         self._waiting: list[tuple[int, bytes]] = []
         self._waiting_bytes = 0
         self._pages = self._page_size = 0
+        self._free = FreeList()
+        self._changed = set[int]()
+        """The pages in the journal of the last call."""
         self._commits = 0
         """Commits announced since the beginning."""
         self._counter = 0
@@ -90,9 +100,18 @@ class LiveCopy:
         try:
             with closing(RollbackJournal(self._database)) as journal:
                 self._pages, self._page_size = journal.header.pages, journal.header.page_size
-                self._save_all(journal)
-                self._save(1, self._read(1, 1))  # changed by each commit; it may come into the journal only then
-        except (NoJournal, OSError, CopyFailed) as error:
+                self._saved = bytearray(self._pages // 8 + 1)
+                os.ftruncate(self._target, self.size)
+                self._save(self._journalled(journal))
+                first = self._before(journal, 1)
+                self._counter = _counter(first)
+                if any(first[_AUTO_VACUUM]):  # it moves pages at the commit
+                    raise CopyFailed("the database is in auto-vacuum mode")
+                if not self._is_saved(1):  # each commit changes it, but it may come into the journal only then
+                    self._save([(1, first)])
+                self._mark_free(journal)
+                self._changed = journal.numbers()
+        except (NoJournal, FreeListDamaged, MemoryError, OSError, CopyFailed) as error:
             raise self._fail(error) from error
         self._commits = 1
 
@@ -105,8 +124,10 @@ class LiveCopy:
             with closing(RollbackJournal(self._database)) as journal:
                 if journal.header.pages < self._pages or journal.header.page_size != self._page_size:
                     raise NoJournal
-                self._save_all(journal)
-        except (NoJournal, OSError, CopyFailed) as error:
+                self._save(self._journalled(journal))
+                self._save(self._freed(journal))
+                self._changed = journal.numbers()
+        except Exception as error:  # whatever it is, the node goes on
             self._fail(error)
         self._commits += 1
 
@@ -120,24 +141,53 @@ class LiveCopy:
         if (self._counter + announced - reached) % _COUNTERS > under_way:
             raise CopyFailed("the database was changed by a commit that this plugin was not asked about")
 
-    def _save_all(self, journal: RollbackJournal) -> None:
-        for number, page in journal.pages():
-            if number <= self._pages:
-                self._save(number, page)
+    def _journalled(self, journal: RollbackJournal) -> Iterator[tuple[int, bytes]]:
+        """The pages that the transaction under way changes."""
+        return ((number, page) for number, page in journal.pages() if not self._is_saved(number))
 
-    def _save(self, number: int, page: bytes) -> None:
+    def _freed(self, journal: RollbackJournal) -> Iterator[tuple[int, bytes]]:
+        """The pages that the last commit has freed: this transaction may be about to use them."""
+        for number in self._free.named(lambda number: self._before(journal, number), self._changed):
+            if not self._is_saved(number):
+                if journal.header.hot:
+                    raise CopyFailed("a large transaction may have written over pages that had just become free")
+                yield number, self._read(number, 1)
+
+    def _mark_free(self, journal: RollbackJournal) -> None:
+        for number in self._free.named(lambda number: self._before(journal, number), ()):
+            if not self._is_saved(number):
+                self._mark(number)
+
+    def _before(self, journal: RollbackJournal, number: int) -> bytes:
+        """A page as it was before the transaction under way; not for leaves of the free list."""
+        return journal.page(number) or self._read(number, 1)
+
+    def _is_saved(self, number: int) -> bool:
+        """Whether nothing of this page is to be saved any more, or it is not one of the copy."""
+        return not 0 < number <= self._pages or bool(self._saved[number >> 3] >> (number & 7) & 1)
+
+    def _mark(self, number: int) -> None:
+        self._saved[number >> 3] |= 1 << (number & 7)
+
+    def _save(self, pages: Iterable[tuple[int, bytes]]) -> None:
+        """Save pages that are not saved yet: in memory or, once there are too many, by writing all others at once."""
+        left = iter(pages)
+        for number, page in left:
+            if not self._let_wait(number, page):
+                with self._writing:
+                    self._write(number, page)
+                    for other, its_page in left:
+                        self._mark(other)
+                        self._write(other, its_page)
+
+    def _let_wait(self, number: int, page: bytes) -> bool:
         with self._lock:
-            if number in self._saved:
-                return
-            self._saved.add(number)
-            if number == 1:
-                self._counter = _counter(page)
-            if self._waiting_bytes < MAX_WAITING:
+            self._mark(number)
+            waits = self._waiting_bytes < MAX_WAITING
+            if waits:
                 self._waiting.append((number, page))
                 self._waiting_bytes += len(page)
-                return
-        with self._writing:
-            self._write(number, page)
+            return waits
 
     # In its own thread
 
@@ -158,7 +208,7 @@ class LiveCopy:
                 if self.failure is not None:
                     return
             self._end(between)
-        except (OSError, CopyFailed) as error:
+        except Exception as error:
             self._fail(error)
 
     def _end(self, between: Callable[[int, int], bool]) -> None:
@@ -180,7 +230,7 @@ class LiveCopy:
         """
         size = self._page_size
         with self._lock:
-            changed = [number for number in range(first, first + len(data) // size) if number in self._saved]
+            changed = [number for number in range(first, first + len(data) // size) if self._is_saved(number)]
         begin = first
         for end in (*changed, first + len(data) // size):
             if end > begin:
@@ -211,8 +261,14 @@ class LiveCopy:
                 self.failure = error
             elif isinstance(error, OSError):
                 self.failure = CopyFailed(f"the database could not be copied: {error.strerror or error}")
-            else:
+            elif isinstance(error, NoJournal):
                 self.failure = CopyFailed("SQLite keeps no rollback journal that tells what a change changes")
+            elif isinstance(error, FreeListDamaged):
+                self.failure = CopyFailed("the database's list of free pages is damaged")
+            else:
+                self.failure = CopyFailed(f"the database could not be copied: {unexpected(error)}")
+            with self._lock:  # nothing will be written any more
+                self._waiting, self._waiting_bytes = [], 0
         return self.failure
 
     def close(self) -> None:

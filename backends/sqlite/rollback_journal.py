@@ -36,6 +36,8 @@ class JournalHeader:
     nonce: int
     records: int | None
     """None: all that follow."""
+    hot: bool
+    """Whether the transaction may have written into the database; before that, the journal is synced and marked."""
 
 
 class RollbackJournal:
@@ -48,6 +50,7 @@ class RollbackJournal:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             raise NoJournal from None
+        self._places: dict[int, tuple[int, JournalHeader]] = {}
         try:
             self._size = os.fstat(self._descriptor).st_size
             self.header = self._header(0)
@@ -70,13 +73,24 @@ class RollbackJournal:
             size = _NUMBER + header.page_size + _CHECKSUM
             count = (self._size - at) // size if header.records is None else header.records
             for _ in range(count):
-                yield self._record(at, header)
+                number, page = self._record(at, header)
+                self._places[number] = at, header
+                yield number, page
                 at += size
             if header.records is None:
                 if at < self._size:  # a record that is cut off: not all of it is there yet
                     raise NoJournal
                 return
             at = -(-at // header.sector) * header.sector
+
+    def numbers(self) -> set[int]:
+        """The numbers of the pages that `pages` has gone through."""
+        return set(self._places)
+
+    def page(self, number: int) -> bytes | None:
+        """One of these pages again; None for any other. Raises NoJournal, or OSError."""
+        place = self._places.get(number)
+        return None if place is None else self._record(*place)[1]
 
     @property
     def _shape(self) -> tuple[int, int, int]:
@@ -90,7 +104,7 @@ class RollbackJournal:
         open_end = records == _TO_THE_END if magic == _MAGIC else not any(magic) and records == 0
         if not (magic == _MAGIC or open_end) or not _is_size(sector, 32) or not _is_size(page_size, 512) or not pages:
             raise NoJournal
-        return JournalHeader(pages, page_size, sector, nonce, None if open_end else records)
+        return JournalHeader(pages, page_size, sector, nonce, None if open_end else records, magic == _MAGIC)
 
     def _record(self, at: int, header: JournalHeader) -> tuple[int, bytes]:
         size = header.page_size

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.sqlite import live_copy as module
-from backends.sqlite.live_copy import LiveCopy
+from backends.sqlite.live_copy import CopyFailed, LiveCopy
 from tests.fake_lightningd.database import contents
 
 PAGE = 512
@@ -20,10 +20,15 @@ PAGE = 512
 class Committer:
     """A node's database, in which one transaction after the other is made."""
 
-    def __init__(self, path: Path, cache_pages: int = -2000, synchronous: str = "FULL", seed: int = 0) -> None:
+    def __init__(
+        self, path: Path, cache_pages: int = -2000, synchronous: str = "FULL", seed: int = 0, *, secure: bool = True
+    ) -> None:
+        """Unless `secure`, what is deleted is not overwritten, as by a SQLite that is built from its own sources; most
+        distributions build it otherwise."""
         self.path, self._random = path, random.Random(seed)
         self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self.connection.execute(f"PRAGMA page_size = {PAGE}")
+        self.connection.execute(f"PRAGMA secure_delete = {'ON' if secure else 'OFF'}")
         self.connection.execute(f"PRAGMA synchronous = {synchronous}")
         self.connection.execute(f"PRAGMA cache_size = {cache_pages}")
         self.connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, a BLOB, b TEXT)")
@@ -115,3 +120,70 @@ def test_copy_is_the_database_at_its_beginning_whatever_is_committed_meanwhile(
             assert copy.failure is None
             assert_is(directory / "copy.sqlite3", before)
             copy.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    transactions=st.lists(st.integers(0, 120), max_size=30),
+    when=st.lists(st.booleans(), max_size=200),
+    first=st.integers(0, 120),
+    cache=st.sampled_from((-2000, 10)),
+    waiting=st.sampled_from((0, 3 * PAGE, 1 << 20)),
+    seed=st.integers(0, 1 << 16),
+)
+def test_page_that_is_freed_and_used_again_without_being_journalled_is_in_the_copy(
+    tmp_path_factory: pytest.TempPathFactory,
+    transactions: list[int],
+    when: list[bool],
+    first: int,
+    cache: int,
+    waiting: int,
+    seed: int,
+) -> None:
+    """With 10 pages of cache, such a page may be written before the hook is called: then the copy fails."""
+    directory = tmp_path_factory.mktemp("live")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "MAX_WAITING", waiting)
+        with closing(Committer(directory / "node.sqlite3", cache, seed=seed, secure=False)) as node:
+            before = contents(node.path)
+            copy = copied_beside(node, directory / "copy.sqlite3", iter(transactions), iter(when), first)
+            if copy.failure is None:
+                assert_is(directory / "copy.sqlite3", before)
+            else:
+                assert cache == 10
+                assert "that had just become free" in str(copy.failure)
+            copy.close()
+
+
+@pytest.mark.parametrize("pragma", ["auto_vacuum = FULL", "auto_vacuum = INCREMENTAL", "journal_mode = WAL"])
+def test_database_whose_journal_does_not_tell_all_is_not_copied(tmp_path: Path, pragma: str) -> None:
+    with closing(Committer(tmp_path / "node.sqlite3")) as node:
+        node.connection.execute(f"PRAGMA {pragma}")
+        node.connection.execute("VACUUM")
+        copy = LiveCopy(node.path, tmp_path / "copy.sqlite3")
+        with pytest.raises(CopyFailed):
+            node.hook(1, copy.begin)
+        copy.close()
+
+
+def test_vacuum_meanwhile_makes_the_copy_fail(tmp_path: Path) -> None:
+    """lightningd does that after a migration, and calls no hook for it."""
+    with closing(Committer(tmp_path / "node.sqlite3")) as node:
+        copy = LiveCopy(node.path, tmp_path / "copy.sqlite3")
+        node.hook(1, copy.begin)
+        node.connection.execute("VACUUM")
+        copy.run(lambda done, total: True)
+        assert copy.failure is not None
+        copy.close()
+
+
+def test_error_that_nobody_foresaw_is_a_failure_of_the_copy(tmp_path: Path) -> None:
+    def between(done: int, total: int) -> bool:
+        raise MemoryError
+
+    with closing(Committer(tmp_path / "node.sqlite3")) as node:
+        copy = LiveCopy(node.path, tmp_path / "copy.sqlite3")
+        node.hook(1, copy.begin)
+        copy.run(between)
+        assert "MemoryError" in str(copy.failure)
+        copy.close()
