@@ -230,9 +230,10 @@ class CommitGate:
         """Bring the backup to the state of the database with a new snapshot, or refuse."""
         if decision.do is Do.REFUSE:
             raise self._refused(decision)
-        if self.renewal.running:
+        if self.renewal.begun:
             self._renew(writer, change, decision.why)
             return
+        self.renewal.give_up()  # a commit that no call announced is not in that copy
         source = self._copied or self._copy_database(change)
         with self._longer_timeout():
             self._begin_generation(writer, source, decision.why)

@@ -30,7 +30,7 @@ from backends.log.writer.compacted import Anew
 from backends.log.writer.pace import Pace
 from backends.log.writer.writer import Writer
 from backends.node.directory import database_path
-from backends.sqlite.live_copy import LiveCopy
+from backends.sqlite.live_copy import CopyFailed, LiveCopy
 from backends.system.commits import commits
 from backends.system.scratch import scratch_directory
 
@@ -47,6 +47,8 @@ class Renewal:
     def __init__(self, directory: Path, report: Report, reading_database: threading.Lock) -> None:
         self._directory, self._report, self._reading = directory, report, reading_database
         self._held = ExitStack()
+        self._capturing = threading.Lock()
+        """Held while a call of the hook uses the copy: no other thread may close its files then."""
         self._copy: LiveCopy | None = None
         self._thread: threading.Thread | None = None
         self._stopping = False
@@ -61,6 +63,11 @@ class Renewal:
     def running(self) -> bool:
         """Whether a new snapshot was begun, and is neither published nor given up."""
         return self._copy is not None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the hook has begun a copy for the change in its hands, and `go_on` is still to be called."""
+        return self._copy is not None and self._thread is None
 
     def fits(self, free: int) -> bool:
         """Whether there is space: for the copy in the node's directory, and for the snapshot at the destination, where
@@ -77,30 +84,37 @@ class Renewal:
     def begin(self) -> None:
         """Copy the database as it is before the change that the hook has in its hands. Raises CopyFailed or OSError."""
         self.give_up()
-        self.began = time.monotonic()
+        self.began, self._stopping = time.monotonic(), False
         with ExitStack() as held:
             self._path = held.enter_context(scratch_directory(self._directory)) / "copy.sqlite3"
             copy = LiveCopy(database_path(self._directory).resolve(), self._path)
             held.callback(self._close, copy)
             copy.begin()
-            self._held, self._copy = held.pop_all(), copy
+            with self._capturing:
+                self._held, self._copy = held.pop_all(), copy
 
     def go_on(self, writer: Writer, change: Change, why: str) -> None:
-        """The log goes on after the copied state, with this change. Raises OSError or Fenced."""
+        """The log goes on after the copied state, with this change. Raises BackupError or OSError."""
         assert self._copy is not None
         position = writer.position
         self.why = Anew(why, position.data_version)
         base = Base(position.sequence, change.database_stood_at, position.checksum, foreign_keys=True)
         segment = writer.begin_segment()
         copied = CopiedDatabase(str(self._path), base, segment, writer.manifest.generation)
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, args=(self._copy, copied), name="live copy", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(self._copy, copied), name="live copy", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads
+            raise CopyFailed("the thread that copies the database could not be started") from error
+        self._thread = thread
 
     def capture(self, change: Change) -> None:
         """Called with each change, before it is answered: counts after the one of `go_on`. Never raises."""
-        if self._copy is not None and self._thread is not None and self._copied is None:
-            self._copy.capture(writes=foreign_keys_setting(change.statements) is None)
+        if self._copy is None:
+            return
+        with self._capturing:
+            if self._copy is not None and self._thread is not None and self._copied is None:
+                self._copy.capture(writes=foreign_keys_setting(change.statements) is None)
 
     # Beside it
 
@@ -124,12 +138,15 @@ class Renewal:
         return self._copied
 
     def give_up(self) -> None:
-        """Remove what there is of the copy. Waits for the thread, which notices within a portion."""
+        """Remove what there is of the copy. Waits for the thread, which notices within a portion. From any thread."""
         self._stopping = True
-        if self._thread is not None:
-            self._thread.join()
-        self._thread = self._copied = self._copy = None
-        self._held.close()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+        with self._capturing:
+            held, self._held = self._held, ExitStack()
+            self._thread = self._copied = self._copy = None
+        held.close()
 
     def _close(self, copy: LiveCopy) -> None:
         with self._reading:  # closing a descriptor of the database releases the locks that SQLite holds here
