@@ -145,7 +145,7 @@ class Compaction:
         if self._given_up:
             self._tidy(writer)
             return
-        if process.returncode == UNRESTORABLE and self._unrestorable(writer, out):
+        if process.returncode == UNRESTORABLE and not self._renews and self._unrestorable(writer, out):
             return
         try:
             if process.returncode != 0:

@@ -6,14 +6,14 @@ Unlike a compaction it takes nothing from the log: it is what heals a backup who
 import json
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from backends.change import ahead
 from backends.compaction.space_reserve import SpaceReserve
 from backends.errors import BackupError
 from backends.log.format.documents import Base, Manifest
-from backends.log.reader.opening import read_manifest
+from backends.log.reader.opening import check_log, read_manifest
 from backends.log.writer.compacted import BY, CompactedSnapshot, remove_unfinished
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.pace import Pace
@@ -59,8 +59,9 @@ def snapshot_of_copy(
 ) -> CompactedSnapshot:
     """Check the copy, and write it as the snapshot of a new generation, under a temporary name.
 
-    Raises BackupError: because the copy is not what it should be, because the writer began another generation
-    meanwhile, or because the destination fails. Then nothing that was written is left behind.
+    Raises BackupError: because the copy is not what it should be, because the changes since cannot be read, because the
+    writer began another generation meanwhile, or because the destination fails. Then nothing that was written is left
+    behind.
     """
     path = Path(copied.copy)
     size = path.stat().st_size
@@ -81,6 +82,7 @@ def snapshot_of_copy(
 
         pieces = map(shown, reserve.checked(file_pieces(path)))
         written = _write(storage, begun, number, copied.base, pieces, size, options, pace)
+        _check_log(storage, replace(begun, base=copied.base, first_segment=copied.first_segment))
     return CompactedSnapshot(copied.replaces, number, written, copied.base, copied.first_segment)
 
 
@@ -94,6 +96,17 @@ def _check(path: Path, base: Base, going_on: Callable[[], None]) -> None:
         what = integrity_errors(connection)
     if what is not None:
         raise BackupError(f"the copy of the node's database is not whole: {what}")
+
+
+def _check_log(storage: Storage, manifest: Manifest) -> None:
+    """Raise BackupError unless the changes that were saved since can be read: the new generation will hold them, and
+    what was found to be wrong with the backup counts no more then."""
+    try:
+        check_log(storage, manifest)
+    except BackupError as error:
+        with suppress(OSError):
+            remove_unfinished(storage)
+        raise BackupError(f"what was saved since the copy cannot be read: {error}") from error
 
 
 def _write(

@@ -9,7 +9,7 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from backends.log.format.records import snapshot_name
+from backends.log.format.records import FILE_HEADER_SIZE, RECORD_HEADER_SIZE, snapshot_name
 from backends.log.known_damage import DAMAGE
 from tests.end_to_end.db_compare import differences
 from tests.end_to_end.encrypted import EncryptedWorld
@@ -207,3 +207,19 @@ def test_process_that_makes_the_snapshot_and_dies_is_reported_and_the_node_goes_
     node = lived.node()
     node.start()
     assert_renewed(lived, node, history)
+
+
+def test_damage_in_what_was_saved_meanwhile_is_not_published_as_healed(lived: World, history: History) -> None:
+    """A `verify` may have found it, and what it noted would count no more."""
+    doubt(lived)
+    with lived.node() as node:
+        node.play([history.note()])
+        newest = sorted(lived.backup.glob("segment-*"))[-1]
+        with newest.open("r+b") as file:  # in the middle of what was saved since
+            file.seek(FILE_HEADER_SIZE + RECORD_HEADER_SIZE + 2)
+            byte = file.read(1)[0]
+            file.seek(-1, 1)
+            file.write(bytes([byte ^ 0x10]))
+        play_until(node, history, lambda: bool(said(node, "no new snapshot could be taken yet")))
+        assert not said(node, TAKEN)
+        assert (lived.backup / DAMAGE).exists()
