@@ -117,6 +117,10 @@ def test_database_that_is_ahead_is_in_the_new_snapshot_and_until_then_the_gap_is
     assert not said(node, TAKEN)
     assert restored.code == 3
     assert "the database is 2 ahead" in restored.text
+    verified = backup_cli("verify", *lived.key_options, lived.url)
+    assert verified.code == 3
+    assert "the database is 2 ahead" in verified.text
+    assert "this finding is recorded" not in verified.text
     assert_renewed(lived, node, history)
     listed = backup_cli("versions", *lived.key_options, lived.url)
     assert "kept" in listed.text  # the database disagreed with the old generation

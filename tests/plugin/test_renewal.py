@@ -56,7 +56,7 @@ def test_files_of_the_copy_are_not_closed_while_the_hook_uses_them(
 
 def test_change_is_answered_when_no_thread_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LiveCopy", Mock(return_value=Mock(failure=None)))
-    monkeypatch.setattr(module.threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
+    monkeypatch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
     tested = Renewal(tmp_path, silent, threading.Lock())
     tested.begin()
     with pytest.raises(CopyFailed, match="could not be started"):
