@@ -50,7 +50,7 @@ class DamageWatch:
     def at_start(self, known: KnownDamage | None) -> str | None:
         """Note what an earlier process found; returns why the first call should begin with a new snapshot, if so."""
         self.known = known
-        return self.known.sentence() if self.known is not None else None
+        return self.known.why_anew() if self.known is not None else None
 
     def tick(self, writer: Writer) -> None:
         """Check from time to time whether damage was found. An unreachable destination is reported elsewhere."""
@@ -84,7 +84,7 @@ class DamageWatch:
         if self._renewal.running:
             return
         if self.heal is None and time.monotonic() >= self._not_before and self._can_heal(writer):
-            self.heal = known.sentence()
+            self.heal = known.why_anew()
         if self._told is None or known.generation != self._told.generation:
             self._told = known
             self._report("broken", f"{known.sentence()}. {_NOW if self.heal is not None else _LATER}")

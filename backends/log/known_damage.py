@@ -78,6 +78,10 @@ class KnownDamage:
             )
         return f"this backup is known to be damaged, and a restore from it may fail: {self.what} ({self.by}, {when})"
 
+    def why_anew(self) -> str:
+        """Why a new snapshot is to be made: of a doubt, the one that was begun for it was not completed."""
+        return f"an earlier new snapshot was not completed: {self.what}" if self.doubt else self.sentence()
+
 
 def found_now(by: str, what: str, generation: int, *, doubt: bool = False) -> KnownDamage:
     """A note of damage, or of a doubt, that was found just now; `what` is made safe to store and show."""

@@ -9,13 +9,18 @@ from typing import TypeVar
 import psutil
 import pytest
 
+from backends import backup_at
+from backends.change import Change
 from backends.log.format.records import FILE_HEADER_SIZE, RECORD_HEADER_SIZE, snapshot_name
-from backends.log.known_damage import DAMAGE
+from backends.log.known_damage import DAMAGE, found_now
+from backends.node.key_file import load_key
 from tests.end_to_end.db_compare import differences
 from tests.end_to_end.encrypted import EncryptedWorld
 from tests.end_to_end.world import World, backup_cli, said_at
 from tests.fake_lightningd import History, Moment, Node
+from tests.fake_lightningd.calls import bump
 from tests.fake_lightningd.database import Database, SeparateDatabase
+from tests.log.histories import silent
 from tests.members.world import MembersWorld
 
 LARGE = {"LIGHTNINGD_BACKUP_LARGE": "1"}
@@ -117,10 +122,6 @@ def test_database_that_is_ahead_is_in_the_new_snapshot_and_until_then_the_gap_is
     assert not said(node, TAKEN)
     assert restored.code == 3
     assert "the database is 2 ahead" in restored.text
-    verified = backup_cli("verify", *lived.key_options, lived.url)
-    assert verified.code == 3
-    assert "the database is 2 ahead" in verified.text
-    assert "this finding is recorded" not in verified.text
     assert_renewed(lived, node, history)
     listed = backup_cli("versions", *lived.key_options, lived.url)
     assert "kept" in listed.text  # the database disagreed with the old generation
@@ -211,6 +212,8 @@ def test_process_that_makes_the_snapshot_and_dies_is_reported_and_the_node_goes_
     node = lived.node()
     node.start()
     assert_renewed(lived, node, history)
+    listed = backup_cli("versions", *lived.key_options, lived.url)
+    assert "begun by: an earlier new snapshot was not completed: nothing on this machine says" in listed.text
 
 
 def test_damage_in_what_was_saved_meanwhile_is_not_published_as_healed(lived: World, history: History) -> None:
@@ -227,3 +230,37 @@ def test_damage_in_what_was_saved_meanwhile_is_not_published_as_healed(lived: Wo
         play_until(node, history, lambda: bool(said(node, "no new snapshot could be taken yet")))
         assert not said(node, TAKEN)
         assert (lived.backup / DAMAGE).exists()
+
+
+def test_member_that_is_added_meanwhile_gets_the_new_snapshot(lived: World, history: History) -> None:
+    """The backup is opened again as one of several, and the copy is made again."""
+    doubt(lived)
+    other = lived.root / "other" / "lightning.bkp"
+    other.parent.mkdir()
+    with lived.node() as node:
+        node.play(history.notes(2))
+        node.init()
+        assert not said(node, TAKEN)
+        assert node.rpc("backup-member-add", {"url": other.as_uri()})["added"] == "other"
+        play_until(node, history, lambda: bool(said(node, TAKEN)))
+        play_until(node, history, lambda: node.rpc("backup-status")["health"] == "ok")
+    assert said_at(node, "broken") == []
+    assert not (lived.backup / DAMAGE).exists()
+    assert not (other / DAMAGE).exists()
+    assert not list(lived.directory.glob(".lightningd-backup-*"))
+    for place in (lived.backup, other):
+        assert (place / snapshot_name(2)).exists()
+
+
+def test_verify_that_finds_the_gap_of_a_doubt_names_the_doubt(lived: World) -> None:
+    load_key(lived.directory)
+    writer = backup_at(lived.url).open(silent, "a doubt, then a gap")
+    writer.damage.note(found_now("start", "the database is 2 ahead", 1, doubt=True))
+    version = writer.position.data_version + 3
+    writer.append(Change(version, [bump(version)]))
+    writer.close()
+    verified = backup_cli("verify", *lived.key_options, lived.url)
+    assert verified.code == 3
+    assert "the database is 2 ahead" in verified.text
+    assert "this finding is recorded" not in verified.text
+    assert '"doubt": true' in backup_cli("status", *lived.key_options, lived.url, "--json").out

@@ -262,9 +262,10 @@ class Writer:
         else:  # its log begins with a segment of its own
             ended = Kept(old, compacted.first_segment - 1, anew.ended, time_now())
         add_to_history(self.storage, old, ended, self._options.keep, self._lived(), self._fence.check)
-        if anew is not None and (anew.ended != base.data_version or still_kept(self.storage, old) is None):
-            self._fence.check()
-            keep_generation(self.storage, ended)
+        if anew is not None:
+            self._fence.check()  # of another writer's note, `still_kept` might think that it is invalid
+            if anew.ended != base.data_version or still_kept(self.storage, old) is None:
+                keep_generation(self.storage, ended)
         reason = COMPACTION if anew is None else anew.reason
         number, first = compacted.generation, compacted.first_segment
         self._current.publish(number, base, first, reason, None, old.key, anew=anew is not None)
