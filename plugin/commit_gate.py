@@ -5,9 +5,7 @@ ends here in a refused call: lightningd then stops before it commits, however th
 shows the sentence. `continue` is the answer only to a change that is safely on disk.
 """
 
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +21,20 @@ from backends.members.running import RunningMembers
 from backends.node.directory import database_path
 from backends.node.hand_over import restore_command
 from backends.node.lockfile import read_settings
-from backends.node.memory import record_beginning
 from backends.node.sync_point import SavedEnd
 from backends.node.writer_lock import WriterLock
 from backends.sqlite.connection import refuse_old_sqlite
-from backends.sqlite.copy import consistent_copy
-from backends.sqlite.live_copy import CopyFailed
-from backends.sqlite.source import inspect
 from backends.text import counted, one_line, unexpected
 from plugin.at_start import Start
 from plugin.compaction import Compaction
-from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
 from plugin.decision import Decision, Do, decide
 from plugin.destination import Destination, destination_of
 from plugin.doubt import changed_ago, record_end, record_failure, why_doubted
-from plugin.early_copy import is_large
 from plugin.encrypted_start import EncryptedStart
 from plugin.members_by_rpc import add_by_rpc, remove_by_rpc, reopened, several_of_one, status_with_members
 from plugin.misread import why_unsavable
-from plugin.renewal import Renewal
+from plugin.new_snapshot import NewSnapshots
 from plugin.start import (
     ask_memory,
     check_beginning_anew,
@@ -54,9 +46,6 @@ from plugin.start import (
 )
 
 CONTINUE = {"result": "continue"}
-
-SNAPSHOT_TIMEOUT_FACTOR = 10
-"""How many commit timeouts a call may take that writes a whole database: at a start, where no peer waits yet."""
 
 
 class CommitGate:
@@ -70,31 +59,21 @@ class CommitGate:
         self.writer: Writer | None = None
         self.refusal: str | None = None
         """Why every call is refused from now on; None while changes are accepted."""
-        self.reading_database = threading.Lock()
-        """Held while this process has the database open through SQLite; not on the commit path."""
-        self.renewal = Renewal(directory, report, self.reading_database)
-        self.damage = DamageWatch(directory, report, self.renewal)
+        self.snapshots = NewSnapshots(directory, report, start, self._check_source)
+        self.renewal, self.damage = self.snapshots.renewal, self.snapshots.damage
+        self.reading_database, self.noting = self.snapshots.reading_database, self.snapshots.noting
         self.compaction: Compaction | None = None
         self.members: RunningMembers | None = None
         """The members of a backup that has several, once it is open."""
         self.url, self._urls = "", tuple[str, ...]()
-        self.commit_timeout = DEFAULT_COMMIT_TIMEOUT
-        """Seconds that one call may wait for the destination."""
+        self._commit_timeout = DEFAULT_COMMIT_TIMEOUT
         self.saved = False
         """Whether a change was saved since the start: until then, a new snapshot may be needed first."""
         self.database_header: bytes | None = None
         """The first bytes of the database file as they were during the last call: at the commit before it."""
-        self.noting = threading.Lock()
-        """Held while the sync point is written."""
-        self.begins: SavedEnd | None = None
-        """Where this session's last new generation begins: in every sync point, until that generation is the log."""
         self._found_at_start = start
         self._header: DatabaseHeader | None = None
         self._session = ""
-        self._copies = ExitStack()
-        if start.copy is not None:
-            self._copies.callback(start.copy.close)
-        self._copied: SnapshotSource | None = None
         self._doubt: str | None = None
         self._lone_pragma = False  # one was saved in this session; foreign keys may be off since
         self._backup_id = self._place = ""
@@ -128,10 +107,12 @@ class CommitGate:
     def _save(self, writer: Writer, change: Change) -> None:
         self.renewal.capture(change)
         decision = decide(writer.position, change, self._doubt)
-        if decision.do is not Do.APPEND:
-            self._settle(writer, change, decision)
+        if decision.do is Do.REFUSE:
+            raise self._refused(decision)
+        if decision.do is Do.SNAPSHOT:
+            self.snapshots.take(writer, change, decision.why)
         elif self.damage.heal is not None:
-            self._heal(writer, change, self.damage.heal)
+            self.snapshots.heal(writer, change, self.damage.heal, migrated=self._lone_pragma)
         if not change.advances:
             self._lone_pragma = True
         writer.append(change)
@@ -159,9 +140,10 @@ class CommitGate:
         self._lock.acquire()
         key = EncryptedStart(self.directory, settings, self.report)
         destination = destination_of(self.directory, settings)
-        backup, self.commit_timeout = destination.backup, destination.commit_timeout
+        backup, self._commit_timeout = destination.backup, destination.commit_timeout
         seen = identified(self.directory, settings, backup)
         self._backup_id, self._node_id, self._place = seen.backup_id, seen.node_id, backup.describe()
+        self.snapshots.backup_id = seen.backup_id
         key.check_key(seen)
         last = check_last_writer(self.directory, backup, seen)
         self._check_start(destination, seen)
@@ -171,11 +153,9 @@ class CommitGate:
         if decision.do is Do.SNAPSHOT:
             check_beginning_anew(self.directory, backup, seen, self._found_at_start.seen)
             self._refuse_emptied(backup, seen.end)
-            if not self._begin_copy(backup, change):
-                self._copy_database(change)
+            self.snapshots.prepare(backup, change)
         else:
-            self._copies.close()
-            self._found_at_start.copy = None
+            self.snapshots.is_needless()
         self._session = remember_new_session(self.directory, self._backup_id, last)
         writer = destination.open(self.report, self._session, seen)
         self.members, position = destination.members, writer.position
@@ -200,7 +180,7 @@ class CommitGate:
         self.compaction = Compaction(
             settings.url, str(self.directory), self.report, self.damage, self.renewal, self.members
         )
-        self.damage.commit_timeout = self.commit_timeout
+        self.damage.commit_timeout = self._commit_timeout
         return writer
 
     def _check_start(self, destination: Destination, seen: Facts) -> None:
@@ -226,87 +206,6 @@ class CommitGate:
             + self._restore_command()
         )
 
-    def _settle(self, writer: Writer, change: Change, decision: Decision) -> None:
-        """Bring the backup to the state of the database with a new snapshot, or refuse."""
-        if decision.do is Do.REFUSE:
-            raise self._refused(decision)
-        if self.renewal.begun:
-            self._renew(writer, change, decision.why)
-            return
-        self.renewal.give_up()  # a commit that no call announced is not in that copy
-        source = self._copied or self._copy_database(change)
-        with self._longer_timeout():
-            self._begin_generation(writer, source, decision.why)
-        self._copied = None
-        self._copies.close()
-
-    def _begin_generation(self, writer: Writer, source: SnapshotSource, why: str) -> None:
-        self.report("unusual", f"{why}. Taking a new snapshot of the database at version {source.data_version} ...")
-        before = writer.position
-
-        def announce(begins: Position) -> None:
-            with self.noting:
-                self.begins = record_beginning(self.directory, self._backup_id, before, begins)
-
-        writer.take_snapshot(source, why, announce)
-        self.begins = None
-        self.damage.taken()
-        self.report("unusual", f"new snapshot taken at version {source.data_version}; the backup is complete again")
-
-    def _heal(self, writer: Writer, change: Change, why: str) -> None:
-        """Take a new snapshot in the middle of a session. If it cannot be taken, go on as before: nothing depends on
-        it.
-
-        If it failed at the destination, the append that follows is refused for that. Peers are waiting, so the commit
-        timeout stays.
-        """
-        if self._lone_pragma:  # a snapshot implies that foreign keys are on, as they are when a database is opened
-            self.damage.failed("lightningd has migrated its database since it started")
-            return
-        database = database_path(self.directory)
-        try:
-            if not self.damage.waits_for(database.stat().st_size):
-                self.renewal.begin()
-                self._renew(writer, change, why)
-                return
-            with self.reading_database, consistent_copy(database, self.directory, writable=False) as source:
-                self._check_source(source, change.database_stood_at)
-                self._begin_generation(writer, source, why)
-        except (BackupError, OSError) as error:
-            self.renewal.give_up()
-            self.damage.failed(str(error))
-
-    def _renew(self, writer: Writer, change: Change, why: str) -> None:
-        """Go on with the log; the copy of the database was begun, and becomes a new snapshot beside the node."""
-        self.damage.doubted(writer, why)
-        self.renewal.go_on(writer, change, why)
-        self.damage.begun()
-        self.report(
-            "unusual",
-            f"{why}. A new snapshot of the database at version {change.database_stood_at} is being made while the node "
-            "runs. Changes are saved, but do not rely on this backup until the node's log says that it is complete",
-        )
-
-    def _begin_copy(self, backup: Backup, change: Change) -> bool:
-        """Begin to copy a large database, without waiting for it. Returns whether that is possible.
-
-        Raises BackupError if it is not the backup's.
-        """
-        seen = self._found_at_start.seen
-        if seen is None or not is_large(seen.size) or not self.renewal.fits(backup.space().free):
-            return False
-        state = self._found_at_start.state
-        with suppress(BackupError), self.reading_database:  # a large transaction lets nobody read the database
-            state = inspect(database_path(self.directory), writable=False)
-        if state is None:
-            return False
-        self._check_source(SnapshotSource((), state.data_version or 0, state.node_id), change.database_stood_at)
-        try:
-            self.renewal.begin()
-        except (CopyFailed, OSError):
-            return False
-        return True
-
     def _check_source(self, source: SnapshotSource, version: int) -> None:
         check_source(self.directory, self.where(), self._node_id, source, version)
 
@@ -329,31 +228,6 @@ class CommitGate:
     def _restore_command(self) -> str:
         """The restore command, ready to type; lightningd has created a database already, which must be moved aside."""
         return restore_command(self._urls, self.directory, replace=True)
-
-    def _copy_database(self, change: Change) -> SnapshotSource:
-        """A copy of the database as lightningd had it before the change, kept until a snapshot of it is taken."""
-        early = self._found_at_start.copy
-        if early is not None and early.source.data_version == change.database_stood_at:
-            self._check_source(early.source, change.database_stood_at)
-            self._copied = early.source
-            return early.source
-        # Nobody else may use SQLite now: closing a file releases the locks that SQLite holds on it in this process.
-        with self.reading_database, self._longer_timeout():
-            source = self._copies.enter_context(
-                consistent_copy(database_path(self.directory), self.directory, writable=False)
-            )
-        self._check_source(source, change.database_stood_at)
-        self._copied = source
-        return source
-
-    @contextmanager
-    def _longer_timeout(self) -> Iterator[None]:
-        """Extend the commit timeout while a whole database is copied or written."""
-        commit_timeout, self.commit_timeout = self.commit_timeout, self.commit_timeout * SNAPSHOT_TIMEOUT_FACTOR
-        try:
-            yield
-        finally:
-            self.commit_timeout = commit_timeout
 
     def _refuse(self, reason: str) -> None:
         self.refusal = reason = one_line(reason)
@@ -435,6 +309,16 @@ class CommitGate:
         return {"result": "fail", "message": f"backup: {self.refusal}"}
 
     @property
+    def commit_timeout(self) -> float:
+        """Seconds that the present call may wait for the destination."""
+        return self._commit_timeout * self.snapshots.timeout_factor
+
+    @property
+    def begins(self) -> SavedEnd | None:
+        """Where a new generation begins, for the sync point."""
+        return self.snapshots.begins
+
+    @property
     def encrypted(self) -> bool | None:
         """Whether the backup is encrypted; None before it is open."""
         return None if self.writer is None else self.writer.manifest.key is not None
@@ -456,8 +340,7 @@ class CommitGate:
             self.writer.close()
         if self.members is not None:
             self.members.close()
-        self.renewal.give_up()
-        self._copies.close()
+        self.snapshots.close()
         self._lock.release()
 
 
