@@ -78,8 +78,8 @@ bench-places: $(READY_TO_TEST) ## what a commit costs at each kind of destinatio
 bench-stick: $(READY_TO_TEST) ## as root: commits on a slow stick beside a compaction (MEGABYTES=..., DIR=...)
 	$(BIN)/python -m contrib.bench.stick --directory $(or $(DIR),/var/tmp) $(if $(MEGABYTES),--megabytes $(MEGABYTES)) --json bench-stick.json
 
-torture: $(READY_TO_TEST) ## kill -9 at random, thousands of rounds (ROUNDS=..., SEED=..., MEMBERS=1: several members that fail)
-	$(BIN)/python -m tests.end_to_end.torture --rounds $(or $(ROUNDS),5000) $(if $(SEED),--seed $(SEED)) $(if $(MEMBERS),--members)
+torture: $(READY_TO_TEST) ## kill -9 at random, thousands of rounds (ROUNDS=..., SEED=..., MEMBERS=1: several members that fail, LARGE=1: a large database)
+	$(BIN)/python -m tests.end_to_end.torture --rounds $(or $(ROUNDS),5000) $(if $(SEED),--seed $(SEED)) $(if $(MEMBERS),--members) $(if $(LARGE),--large)
 
 second-writer: $(READY_TO_TEST) ## a second writer disturbs a stream, a thousand times (ROUNDS=..., SEED=...)
 	$(BIN)/python -m tests.end_to_end.second_writer --rounds $(or $(ROUNDS),1000) $(if $(SEED),--seed $(SEED))

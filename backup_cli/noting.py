@@ -9,6 +9,8 @@ from backends.log.backup import Backup
 from backends.log.known_damage import found_now
 from backup_cli.console import warn
 
+ENDS_A_DOUBT = "The running node makes that snapshot and says so in its log; if it does not run, start it"
+
 
 @contextmanager
 def damage_noted(backup: Backup, by: str, generation: int) -> Iterator[None]:
@@ -24,6 +26,10 @@ def damage_noted(backup: Backup, by: str, generation: int) -> Iterator[None]:
 def note_damage(backup: Backup, by: str, finding: str, generation: int) -> None:
     """Record in the backup what proves that this generation cannot be restored, and say so."""
     try:
+        known = backup.damage.read()
+        if known is not None and known.doubt and known.generation == generation:
+            warn(f"{known.sentence()}. {ENDS_A_DOUBT}")  # it is no news then, and that note stays
+            return
         current = backup.damage.note(found_now(by, finding, generation))
     except BackupError as error:
         warn(

@@ -15,7 +15,7 @@ PREFIX = "lightningd_backup_"
 HELP = {
     "readable": "Whether the backup could be read when this was written.",
     "damaged": "Whether bytes that were once saved have changed or are missing, or a restore is known to fail.",
-    "known_damage": "Whether an earlier compaction or verify has proved that a restore would fail.",
+    "known_damage": "Whether a restore is known to fail, or a new snapshot is needed and not complete.",
     "troubles": "How many troubles `backup-cli status` reports.",
     "compaction_failed": "Whether the last compaction failed.",
     "space_low": "Whether the destination will be full soon.",

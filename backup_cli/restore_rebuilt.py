@@ -21,6 +21,7 @@ from backup_cli.old_age import LOOK_FOR_A_NEWER, doubt_of
 from backup_cli.ownership import RESUMING, Seen, look, refuse_living_writer, warn_of_writer, writing
 from backup_cli.restore_order import Order
 from backup_cli.restore_text import (
+    IF_THE_NODE_LIVES,
     tell_plan,
     tell_plan_of_kept,
 )
@@ -81,6 +82,8 @@ def _from_backup(order: Order, backup: Backup, temporary: Path) -> tuple[Rebuilt
         _refuse_living(order, backup, before)
     if note is None:
         tell_plan(seen, order.target, order.past.to_version)
+        if seen.known_damage is not None:
+            warn(f"{seen.known_damage.sentence()}. {IF_THE_NODE_LIVES}")
         old = None if order.old else doubt_of(backup, seen.last_change, before_restore=True)
         if old is not None:
             warn(f"{old}. {LOOK_FOR_A_NEWER}")

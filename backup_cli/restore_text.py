@@ -23,6 +23,12 @@ from backup_cli.seen_members import newest_url
 from backup_cli.waiting import answered
 from plugin.foresight import brings_forward
 
+IF_THE_NODE_LIVES = (
+    "If the node's own disk is alive, do not start a node from this: start that one, which completes the backup. If it "
+    "is lost, this is the newest state that there is"
+)
+"""What a restore from a backup that is known to be damaged, or in doubt, must tell."""
+
 WHY_OLD_IS_DEADLY = (
     "A node that runs from it shows its peers channel states that have been revoked since; a peer may then take "
     "everything in the channel, and the protocol lets it"

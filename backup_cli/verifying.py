@@ -12,7 +12,7 @@ from backends.log.format.attachments import Attachment
 from backends.storage.unreachable import reaching
 from backends.text import counted
 from backup_cli.console import moment, progress, say, show_line, size, warn
-from backup_cli.noting import damage_noted
+from backup_cli.noting import ENDS_A_DOUBT, damage_noted
 
 _ATTEMPTS = 5
 
@@ -75,6 +75,9 @@ def warn_of_earlier(backup: Backup, generation: int, *, replayed: bool = True) -
     known = backup.damage.read()
     if known is None or known.generation != generation:
         return False
+    if known.doubt:
+        warn(f"{known.sentence()}. All that it holds is readable. {ENDS_A_DOUBT}")
+        return True
     now = (
         "This time all of it could be read and replayed, so a disk, cable or memory may be failing at times"
         if replayed
@@ -82,8 +85,8 @@ def warn_of_earlier(backup: Backup, generation: int, *, replayed: bool = True) -
         "a verify with the key does"
     )
     warn(
-        f"{known.sentence()}. {now}. The backup counts as damaged until there is a new snapshot, which the node's next "
-        "start takes by itself"
+        f"{known.sentence()}. {now}. The backup counts as damaged until there is a new snapshot, which the node "
+        "takes by itself, at its next start at the latest"
     )
     return True
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from backends.node.sync_point import Fingerprint
 
 if TYPE_CHECKING:
+    from backends.sqlite.source import DatabaseState
     from plugin.early_copy import EarlyCopy
 
 
@@ -72,4 +73,6 @@ class Start:
     lines: list[tuple[str, str]] = field(default_factory=list)
     """Lines for the node's log, each with its level: nothing may be logged before the manifest."""
     copy: "EarlyCopy | None" = None
-    """A copy of the database, if the backup will need a new snapshot of it."""
+    """A copy of the database, if the backup will need a new snapshot of it, and it is not large."""
+    state: "DatabaseState | None" = None
+    """What the database said about itself, if the backup will need a new snapshot of it."""

@@ -5,9 +5,7 @@ ends here in a refused call: lightningd then stops before it commits, however th
 shows the sentence. `continue` is the answer only to a change that is safely on disk.
 """
 
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +21,12 @@ from backends.members.running import RunningMembers
 from backends.node.directory import database_path
 from backends.node.hand_over import restore_command
 from backends.node.lockfile import read_settings
-from backends.node.memory import record_beginning
 from backends.node.sync_point import SavedEnd
 from backends.node.writer_lock import WriterLock
 from backends.sqlite.connection import refuse_old_sqlite
-from backends.sqlite.copy import consistent_copy
 from backends.text import counted, one_line, unexpected
 from plugin.at_start import Start
 from plugin.compaction import Compaction
-from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
 from plugin.decision import Decision, Do, decide
 from plugin.destination import Destination, destination_of
@@ -39,6 +34,7 @@ from plugin.doubt import changed_ago, record_end, record_failure, why_doubted
 from plugin.encrypted_start import EncryptedStart
 from plugin.members_by_rpc import add_by_rpc, remove_by_rpc, reopened, several_of_one, status_with_members
 from plugin.misread import why_unsavable
+from plugin.new_snapshot import NewSnapshots
 from plugin.start import (
     ask_memory,
     check_beginning_anew,
@@ -50,9 +46,6 @@ from plugin.start import (
 )
 
 CONTINUE = {"result": "continue"}
-
-SNAPSHOT_TIMEOUT_FACTOR = 10
-"""How many commit timeouts a call may take that writes a whole database: at a start, where no peer waits yet."""
 
 
 class CommitGate:
@@ -66,30 +59,21 @@ class CommitGate:
         self.writer: Writer | None = None
         self.refusal: str | None = None
         """Why every call is refused from now on; None while changes are accepted."""
-        self.damage = DamageWatch(directory, report)
+        self.snapshots = NewSnapshots(directory, report, start, self._check_source)
+        self.renewal, self.damage = self.snapshots.renewal, self.snapshots.damage
+        self.reading_database, self.noting = self.snapshots.reading_database, self.snapshots.noting
         self.compaction: Compaction | None = None
         self.members: RunningMembers | None = None
         """The members of a backup that has several, once it is open."""
         self.url, self._urls = "", tuple[str, ...]()
-        self.commit_timeout = DEFAULT_COMMIT_TIMEOUT
-        """Seconds that one call may wait for the destination."""
+        self._commit_timeout = DEFAULT_COMMIT_TIMEOUT
         self.saved = False
         """Whether a change was saved since the start: until then, a new snapshot may be needed first."""
         self.database_header: bytes | None = None
         """The first bytes of the database file as they were during the last call: at the commit before it."""
-        self.reading_database = threading.Lock()
-        """Held while this process has the database open through SQLite; not on the commit path."""
-        self.noting = threading.Lock()
-        """Held while the sync point is written."""
-        self.begins: SavedEnd | None = None
-        """Where this session's last new generation begins: in every sync point, until that generation is the log."""
         self._found_at_start = start
         self._header: DatabaseHeader | None = None
         self._session = ""
-        self._copies = ExitStack()
-        if start.copy is not None:
-            self._copies.callback(start.copy.close)
-        self._copied: SnapshotSource | None = None
         self._doubt: str | None = None
         self._lone_pragma = False  # one was saved in this session; foreign keys may be off since
         self._backup_id = self._place = ""
@@ -121,11 +105,14 @@ class CommitGate:
         return self._refusal()
 
     def _save(self, writer: Writer, change: Change) -> None:
+        self.renewal.capture(change)
         decision = decide(writer.position, change, self._doubt)
-        if decision.do is not Do.APPEND:
-            self._settle(writer, change, decision)
+        if decision.do is Do.REFUSE:
+            raise self._refused(decision)
+        if decision.do is Do.SNAPSHOT:
+            self.snapshots.take(writer, change, decision.why)
         elif self.damage.heal is not None:
-            self._heal(writer, change, self.damage.heal)
+            self.snapshots.heal(writer, change, self.damage.heal, migrated=self._lone_pragma)
         if not change.advances:
             self._lone_pragma = True
         writer.append(change)
@@ -153,9 +140,10 @@ class CommitGate:
         self._lock.acquire()
         key = EncryptedStart(self.directory, settings, self.report)
         destination = destination_of(self.directory, settings)
-        backup, self.commit_timeout = destination.backup, destination.commit_timeout
+        backup, self._commit_timeout = destination.backup, destination.commit_timeout
         seen = identified(self.directory, settings, backup)
         self._backup_id, self._node_id, self._place = seen.backup_id, seen.node_id, backup.describe()
+        self.snapshots.backup_id = seen.backup_id
         key.check_key(seen)
         last = check_last_writer(self.directory, backup, seen)
         self._check_start(destination, seen)
@@ -165,10 +153,9 @@ class CommitGate:
         if decision.do is Do.SNAPSHOT:
             check_beginning_anew(self.directory, backup, seen, self._found_at_start.seen)
             self._refuse_emptied(backup, seen.end)
-            self._copy_database(change)
+            self.snapshots.prepare(backup, change)
         else:
-            self._copies.close()
-            self._found_at_start.copy = None
+            self.snapshots.is_needless()
         self._session = remember_new_session(self.directory, self._backup_id, last)
         writer = destination.open(self.report, self._session, seen)
         self.members, position = destination.members, writer.position
@@ -178,7 +165,9 @@ class CommitGate:
             writer.close()
             raise
         self.writer = writer
-        self._judge(writer.damage.read(), position, change)  # another writer may have appended until now
+        again = self._judge(writer.damage.read(), position, change)  # another writer may have appended until now
+        if again.do is not Do.SNAPSHOT:
+            self.renewal.give_up()
         with suppress(OSError):  # lightningd may use another file: then its header stays unknown
             self._header = DatabaseHeader(database_path(self.directory))
         sizes = writer.sizes()
@@ -188,8 +177,10 @@ class CommitGate:
             f"snapshot {sizes.snapshot} bytes, {counted(sizes.records, 'record')} in {sizes.segments} bytes since"
             + ("" if writer.manifest.key is None else ", encrypted"),
         )
-        self.compaction = Compaction(settings.url, str(self.directory), self.report, self.damage, self.members)
-        self.damage.commit_timeout = self.commit_timeout
+        self.compaction = Compaction(
+            settings.url, str(self.directory), self.report, self.damage, self.renewal, self.members
+        )
+        self.damage.commit_timeout = self._commit_timeout
         return writer
 
     def _check_start(self, destination: Destination, seen: Facts) -> None:
@@ -215,49 +206,6 @@ class CommitGate:
             + self._restore_command()
         )
 
-    def _settle(self, writer: Writer, change: Change, decision: Decision) -> None:
-        """Bring the backup to the state of the database with a new snapshot, or refuse."""
-        if decision.do is Do.REFUSE:
-            raise self._refused(decision)
-        source = self._copied or self._copy_database(change)
-        with self._longer_timeout():
-            self._begin_generation(writer, source, decision.why)
-        self._copied = None
-        self._copies.close()
-
-    def _begin_generation(self, writer: Writer, source: SnapshotSource, why: str) -> None:
-        self.report("unusual", f"{why}. Taking a new snapshot of the database at version {source.data_version} ...")
-        before = writer.position
-
-        def announce(begins: Position) -> None:
-            with self.noting:
-                self.begins = record_beginning(self.directory, self._backup_id, before, begins)
-
-        writer.take_snapshot(source, why, announce)
-        self.begins = None
-        self.damage.taken()
-        self.report("unusual", f"new snapshot taken at version {source.data_version}; the backup is complete again")
-
-    def _heal(self, writer: Writer, change: Change, why: str) -> None:
-        """Take a new snapshot in the middle of a session. If it cannot be taken, go on as before: nothing depends on
-        it.
-
-        If it failed at the destination, the append that follows is refused for that. Peers are waiting, so the commit
-        timeout stays.
-        """
-        if self._lone_pragma:  # a snapshot implies that foreign keys are on, as they are when a database is opened
-            self.damage.failed("lightningd has migrated its database since it started")
-            return
-        try:
-            with (
-                self.reading_database,
-                consistent_copy(database_path(self.directory), self.directory, writable=False) as source,
-            ):
-                self._check_source(source, change.database_stood_at)
-                self._begin_generation(writer, source, why)
-        except (BackupError, OSError) as error:
-            self.damage.failed(str(error))
-
     def _check_source(self, source: SnapshotSource, version: int) -> None:
         check_source(self.directory, self.where(), self._node_id, source, version)
 
@@ -281,31 +229,6 @@ class CommitGate:
         """The restore command, ready to type; lightningd has created a database already, which must be moved aside."""
         return restore_command(self._urls, self.directory, replace=True)
 
-    def _copy_database(self, change: Change) -> SnapshotSource:
-        """A copy of the database as lightningd had it before the change, kept until a snapshot of it is taken."""
-        early = self._found_at_start.copy
-        if early is not None and early.source.data_version == change.database_stood_at:
-            self._check_source(early.source, change.database_stood_at)
-            self._copied = early.source
-            return early.source
-        # Nobody else may use SQLite now: closing a file releases the locks that SQLite holds on it in this process.
-        with self.reading_database, self._longer_timeout():
-            source = self._copies.enter_context(
-                consistent_copy(database_path(self.directory), self.directory, writable=False)
-            )
-        self._check_source(source, change.database_stood_at)
-        self._copied = source
-        return source
-
-    @contextmanager
-    def _longer_timeout(self) -> Iterator[None]:
-        """Extend the commit timeout while a whole database is copied or written."""
-        commit_timeout, self.commit_timeout = self.commit_timeout, self.commit_timeout * SNAPSHOT_TIMEOUT_FACTOR
-        try:
-            yield
-        finally:
-            self.commit_timeout = commit_timeout
-
     def _refuse(self, reason: str) -> None:
         self.refusal = reason = one_line(reason)
         self.report("broken", reason)
@@ -322,7 +245,8 @@ class CommitGate:
             seen = status_with_members(seen, self.members)
         return {
             **seen.as_json(),
-            "compaction_running": compaction is not None and compaction.running,
+            "compaction_running": compaction is not None and compaction.running and not self.renewal.running,
+            "new_snapshot_running": self.renewal.running,
         }
 
     def compact(self) -> dict[str, Any]:
@@ -350,7 +274,9 @@ class CommitGate:
         self.writer, self.members, self._session = reopened(self.report, self.directory, before)
         if _end(self.writer) != end:
             self._refuse("the backup ends at another change than a moment ago: somebody else has written to it")
-        self.compaction = Compaction(self.url, str(self.directory), self.report, self.damage, self.members)
+        self.compaction = Compaction(
+            self.url, str(self.directory), self.report, self.damage, self.renewal, self.members
+        )
         if self.members is None:
             raise BackupError(f"{url} was not added; the node's log says why. The backup goes on as before")
         return added
@@ -383,6 +309,16 @@ class CommitGate:
         return {"result": "fail", "message": f"backup: {self.refusal}"}
 
     @property
+    def commit_timeout(self) -> float:
+        """Seconds that the present call may wait for the destination."""
+        return self._commit_timeout * self.snapshots.timeout_factor
+
+    @property
+    def begins(self) -> SavedEnd | None:
+        """Where a new generation begins, for the sync point."""
+        return self.snapshots.begins
+
+    @property
     def encrypted(self) -> bool | None:
         """Whether the backup is encrypted; None before it is open."""
         return None if self.writer is None else self.writer.manifest.key is not None
@@ -404,7 +340,7 @@ class CommitGate:
             self.writer.close()
         if self.members is not None:
             self.members.close()
-        self._copies.close()
+        self.snapshots.close()
         self._lock.release()
 
 

@@ -1,7 +1,8 @@
 """Compaction while the node runs: when it is due, the process that does it, and publishing its result.
 
 The hook never waits for it: a separate process of the lowest priority reads, replays and checks. Only the publication
-(one rename) happens here, in the maintenance thread.
+(one rename) happens here, in the maintenance thread. The same process makes the snapshot of a renewal
+(plugin/renewal.py) from a copy of the database; no compaction begins as long as the backup needs one.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from backends.base import MAX_ROLL_FORWARD, Report
 from backends.compaction.compact import LEAVE_OUT_MIN
+from backends.compaction.from_copy import CopiedDatabase
 from backends.compaction.space_reserve import AT_DESTINATION
 from backends.errors import BackupError
 from backends.log.writer.compacted import CompactedSnapshot
@@ -23,6 +25,7 @@ from backends.system.scratch import remove_left_over
 from backends.text import counted
 from plugin.damage_watch import DamageWatch
 from plugin.process_watch import HANGS_AFTER, ProcessWatch, start_beside, why_it_failed
+from plugin.renewal import Renewal
 
 MIN_SEGMENT_BYTES = 16 << 20
 """Bytes of segments below which nothing is compacted."""
@@ -46,11 +49,18 @@ class Compaction:
     """Starts a compaction when one is due, and sees it through. Only the maintenance thread calls its methods."""
 
     def __init__(
-        self, url: str, directory: str, report: Report, damage: DamageWatch, members: RunningMembers | None = None
+        self,
+        url: str,
+        directory: str,
+        report: Report,
+        damage: DamageWatch,
+        renewal: Renewal,
+        members: RunningMembers | None = None,
     ) -> None:
         """`members` are those of a backup that has several: one of them is compacted, and the result goes to all."""
         self._url, self._directory, self._report, self._damage = url, directory, report, damage
         self._members, self._member = members, ""
+        self._renewal, self._renews = renewal, False
         self._process: subprocess.Popen[bytes] | None = None
         self._began = self._not_before = 0.0
         self._pulse = ProcessWatch()
@@ -75,6 +85,7 @@ class Compaction:
         if self._process is None:
             if self._damage.known is not None:
                 self.wanted = False  # a new snapshot of the database will replace this log
+                self._renew(writer)
             elif self.wanted or (self._due(writer) and time.monotonic() >= self._not_before):
                 self.wanted = False
                 self._start(writer)
@@ -91,6 +102,18 @@ class Compaction:
             return False
         return sizes.records > NEVER_COMPACTED and sizes.segments > max(least(), sizes.snapshot)
 
+    def _renew(self, writer: Writer) -> None:
+        """Have a snapshot made of the copy of the database, if there is one."""
+        try:
+            copied = self._renewal.ready()
+        except BackupError as error:
+            self._renews = True
+            self._fail(writer, str(error))
+            return
+        if copied is not None:
+            self._renews = True
+            self._begin(writer, copied)
+
     def _start(self, writer: Writer) -> None:
         sizes = writer.sizes()
         self._report(
@@ -100,13 +123,18 @@ class Compaction:
         )
         with suppress(BackupError, OSError):  # then the compaction itself will say that there is no space
             writer.give_up_history(sizes.snapshot + sizes.segments + AT_DESTINATION)
+        self._renews = False
+        self._begin(writer)
+
+    def _begin(self, writer: Writer, copied: CopiedDatabase | None = None) -> None:
         self._began = time.monotonic()
         self._given_up, self._pulse = False, ProcessWatch()
         if self._members is not None:
             self._member, self._url = self._members.to_compact()
         try:
             share = commits.share()
-            told = [] if share is None else [str(share)]
+            told = [] if share is None and copied is None else ["" if share is None else str(share)]
+            told += [] if copied is None else [copied.encode()]
             self._process = start_beside(_COMPACTOR, self._url, *told, directory=self._directory, share=share)
         except OSError as error:
             self._fail(writer, f"its process could not be started: {error.strerror or error}")
@@ -117,7 +145,7 @@ class Compaction:
         if self._given_up:
             self._tidy(writer)
             return
-        if process.returncode == UNRESTORABLE and self._unrestorable(writer, out):
+        if process.returncode == UNRESTORABLE and not self._renews and self._unrestorable(writer, out):
             return
         try:
             if process.returncode != 0:
@@ -128,23 +156,36 @@ class Compaction:
                 self._not_below = writer.position.sequence + MAX_ROLL_FORWARD
                 self._succeeded(writer)
                 return
-            known = writer.damage.read()  # by another process, perhaps in what this compaction left out
-            if known is not None:
-                raise BackupError(known.sentence())
-            compacted = CompactedSnapshot.decode(text)
+            if not self._renews:
+                known = writer.damage.read()  # by another process, perhaps in what this compaction left out
+                if known is not None:
+                    raise BackupError(known.sentence())
+            compacted, anew = CompactedSnapshot.decode(text), self._renewal.why if self._renews else None
             if self._members is None:
-                writer.publish_compaction(compacted)
+                writer.publish_compaction(compacted, anew)
             else:
-                self._members.publish_compaction(writer, compacted, self._member)
+                self._members.publish_compaction(writer, compacted, self._member, anew)
         except (BackupError, ValueError, KeyError, TypeError, OSError) as error:
             self._fail(writer, str(error))
             return
         self._succeeded(writer)
+        if self._renews:
+            self._renewed(compacted)
+            return
         sizes = writer.sizes()
         self._report(
             "info",
             f"compaction ended after {time.monotonic() - self._began:.1f} s: snapshot {sizes.snapshot} bytes, "
             f"{counted(sizes.records, 'record')} in {sizes.segments} bytes since",
+        )
+
+    def _renewed(self, made: CompactedSnapshot) -> None:
+        self._renewal.give_up()
+        self._damage.taken()
+        self._report(
+            "unusual",
+            f"new snapshot taken at version {made.base.data_version}, and published with all changes since, after "
+            f"{time.monotonic() - self._renewal.began:.1f} s; the backup is complete again",
         )
 
     def _unrestorable(self, writer: Writer, out: bytes) -> bool:
@@ -168,9 +209,14 @@ class Compaction:
 
     def _fail(self, writer: Writer, reason: str) -> None:
         self.failure = reason
-        writer.note_trouble(f"the last compaction failed: {reason}")
         wait, self._wait = self._wait, min(2 * self._wait, RETRY_AT_LEAST_EVERY)
         self._not_before = time.monotonic() + wait
+        if self._renews:
+            self._renewal.give_up()
+            self._damage.failed(reason, wait)
+            self._tidy(writer)
+            return
+        writer.note_trouble(f"the last compaction failed: {reason}")
         self._report(
             "broken",
             f"compaction failed: {reason}. Every change is still saved, but the backup grows; the next attempt is in "
@@ -186,6 +232,7 @@ class Compaction:
 
     def stop(self, writer: Writer) -> None:
         """The plugin is ending: kill the process and discard what it has written."""
+        self._renewal.give_up()
         if self._process is not None:
             self._process.kill()
             self._process.communicate()

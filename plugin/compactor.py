@@ -1,6 +1,7 @@
 """The process that compacts. It prints what the writer must publish, in one line.
 
-Its arguments are a URL and, if there is one, the descriptor that shows when the plugin commits.
+Its arguments are a URL; the descriptor that shows when the plugin commits (empty if there is none); and, if the
+snapshot is to be made of a copy of the node's database, which copy that is (backends/compaction/from_copy.py).
 
 The plugin starts it in the node's directory. It ends when its stdin is closed, because then the plugin is dead.
 """
@@ -13,9 +14,11 @@ from pathlib import Path
 
 from backends import backup_at
 from backends.compaction.compact import compact_log
+from backends.compaction.from_copy import CopiedDatabase, snapshot_of_copy
 from backends.errors import BackupError, Damaged, Unrestorable
 from backends.log.backup import Backup
 from backends.log.reader.opening import read_manifest
+from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.pace import Pace
 from backends.node.key_file import load_key
 from backends.node.lockfile import read_settings
@@ -40,7 +43,7 @@ def main() -> int:
         load_key(Path.cwd())
         # If the node begins another generation at this very moment, the finding must not count against that one.
         generation = _generation_to_read(backup)
-        compacted = compact_log(backup.storage, Path.cwd(), pulse.read, keep_reserve=True, pace=_pace())
+        compacted = _made(backup)
     except MemoryError:
         error = limits.out_of_memory()
         print(_advice(error) if isinstance(error, limits.BeyondLimits) else one_line(str(error)), file=sys.stderr)
@@ -62,9 +65,15 @@ def main() -> int:
     return 0
 
 
+def _made(backup: Backup) -> CompactedSnapshot | None:
+    if len(sys.argv) > 3:
+        return snapshot_of_copy(backup.storage, CopiedDatabase.decode(sys.argv[3]), pulse.read, pace=_pace())
+    return compact_log(backup.storage, Path.cwd(), pulse.read, keep_reserve=True, pace=_pace())
+
+
 def _pace() -> Pace | None:
     """To yield to the plugin's commits; None if they cannot be seen."""
-    seen = read_shared(int(sys.argv[2])) if len(sys.argv) > 2 else None
+    seen = read_shared(int(sys.argv[2])) if sys.argv[2:3] not in ([], [""]) else None
     return None if seen is None else Pace(seen)
 
 

@@ -1,9 +1,9 @@
 """A backup that is known to be damaged while the node runs: noticed, reported once, replaced as soon as that is safe.
 
 The damage is found by the compaction beside the node, or by a `verify` that somebody runs. The database that the node
-runs from is whole, so a new snapshot of it repairs the backup. A small one can be taken at the next commit, where
-lightningd waits anyway and its database is at a known version. A large one would keep lightningd waiting too long, and
-is taken at the next start.
+runs from is whole, so a new snapshot of it repairs the backup. A small one is taken at the next commit, where
+lightningd waits anyway and its database is at a known version. A large one would keep lightningd waiting too long: the
+copy for it is begun at the next commit, and the rest happens beside the node (plugin/renewal.py).
 """
 
 import time
@@ -15,15 +15,15 @@ from backends.errors import BackupError
 from backends.log.known_damage import KnownDamage, found_now
 from backends.log.writer.writer import Writer
 from backends.node.directory import database_path
+from backends.text import counted
+from plugin.early_copy import LARGE, is_large
+from plugin.renewal import Renewal
 
 LOOK_EVERY = 5.0
 """Seconds between two checks for damage that other processes have found."""
 
 LOOK_RARELY = 60.0
 """The same where each request is paid for: every 5 seconds would be half a million requests in a month."""
-
-HEAL_AT_ONCE = 64 << 20
-"""Bytes of a database for which a running node can be kept waiting: a second or two with a slow stick."""
 
 SLOWEST = 4 << 20
 """Bytes a second that any destination takes; the snapshot may take a quarter of the commit timeout."""
@@ -35,8 +35,8 @@ TRY_AGAIN = 60.0
 class DamageWatch:
     """Called by the maintenance thread only, except `at_start`, `taken` and `failed`, which the commit path calls."""
 
-    def __init__(self, directory: Path, report: Report) -> None:
-        self._directory, self._report = directory, report
+    def __init__(self, directory: Path, report: Report, renewal: Renewal) -> None:
+        self._directory, self._report, self._renewal = directory, report, renewal
         self._told: KnownDamage | None = None
         self._next_look = self._not_before = 0.0
         self._unsaved: KnownDamage | None = None
@@ -50,7 +50,7 @@ class DamageWatch:
     def at_start(self, known: KnownDamage | None) -> str | None:
         """Note what an earlier process found; returns why the first call should begin with a new snapshot, if so."""
         self.known = known
-        return self.known.sentence() if self.known is not None else None
+        return self.known.why_anew() if self.known is not None else None
 
     def tick(self, writer: Writer) -> None:
         """Check from time to time whether damage was found. An unreachable destination is reported elsewhere."""
@@ -81,8 +81,10 @@ class DamageWatch:
         if known is None:
             self.heal = None
             return
+        if self._renewal.running:
+            return
         if self.heal is None and time.monotonic() >= self._not_before and self._can_heal(writer):
-            self.heal = known.sentence()
+            self.heal = known.why_anew()
         if self._told is None or known.generation != self._told.generation:
             self._told = known
             self._report("broken", f"{known.sentence()}. {_NOW if self.heal is not None else _LATER}")
@@ -92,21 +94,37 @@ class DamageWatch:
             size, free = database_path(self._directory).stat().st_size, writer.space().free
         except (OSError, BackupError):
             return False
-        return size <= min(HEAL_AT_ONCE, SLOWEST * self.commit_timeout / 4) and free > 2 * size + HEAL_AT_ONCE
+        return (self.waits_for(size) and free > 2 * size + LARGE) or self._renewal.fits(free)
+
+    def waits_for(self, size: int) -> bool:
+        """Whether a running node can be kept waiting for the snapshot of a database of so many bytes."""
+        return not is_large(size) and size <= SLOWEST * self.commit_timeout / 4
 
     def taken(self) -> None:
         """A new snapshot was taken, and nothing is known against it."""
         self.known = self.heal = None
 
-    def failed(self, why: str) -> None:
-        """No snapshot could be taken this time, and the node goes on as before."""
-        self.heal, self._not_before = None, time.monotonic() + TRY_AGAIN
-        self._report("unusual", f"no new snapshot could be taken yet (the next attempt is in a minute): {why}")
+    def doubted(self, writer: Writer, why: str) -> None:
+        """Note, durably, that the backup cannot be trusted until a new snapshot is complete. Raises BackupError."""
+        doubt = found_now("start", why, writer.manifest.generation, doubt=True)
+        if self.known is None:
+            writer.damage.note(doubt)
+            self.known = self._told = doubt
+
+    def begun(self) -> None:
+        """A new snapshot is being made beside the node."""
+        self.heal = None
+
+    def failed(self, why: str, wait: float = TRY_AGAIN) -> None:
+        """No snapshot could be taken this time, and the node goes on as before, for at least `wait` seconds."""
+        self.heal, self._not_before = None, time.monotonic() + wait
+        minutes = counted(round(wait / 60), "minute")
+        self._report("unusual", f"no new snapshot could be taken yet (the next attempt is in {minutes}): {why}")
 
 
 _SAFE = "The node's own database is whole, and changes are still appended"
-_NOW = f"{_SAFE}; a new snapshot of it is taken at the next commit"
+_NOW = f"{_SAFE}; a new snapshot of it is begun at the next commit"
 _LATER = (
-    f"{_SAFE}, but do not rely on this backup. The next start takes a new snapshot: restart the node soon, beginning "
-    "with: lightning-cli stop"
+    f"{_SAFE}, but do not rely on this backup. A new snapshot is made once there is space for a copy of the database "
+    "in the node's directory, and for the snapshot at the destination"
 )

@@ -44,7 +44,7 @@ from plugin.alone import ALONE_WITHIN, lock_in_time, why_not_alone
 from plugin.at_start import Start, WhyLeft
 from plugin.destination import destination_of
 from plugin.doubt import why_doubted
-from plugin.early_copy import copy_early
+from plugin.early_copy import copy_early, is_large
 from plugin.last_found import LastFound, forget_found, last_found, leads_to
 from plugin.missing_changes import Facts, missing_changes
 from plugin.node_key import KEY_ERRORS
@@ -65,6 +65,7 @@ class Read:
     missing: Sequence[LoggedChange] | WhyLeft
     statements: list[Sequence[str]]
     known_damage: bool
+    """Whether anything is known to be wrong, be it a doubt: then the first call begins with a new snapshot."""
 
 
 def catch_up(directory: Path, settings: Settings) -> Start:
@@ -94,8 +95,11 @@ def _catch_up(directory: Path, settings: Settings, began: float, locked: WhyLeft
         _bring_forward(directory, found, noted, read, start, began + DONE_WITHIN)
     start.seen = look(directory)
     snapshot = isinstance(found, AsFound) and start.left is None and _begins_anew(directory, found, read, start)
-    if snapshot and why_not_alone(directory, began + ALONE_WITHIN) is None:
-        start.copy = copy_early(directory, began + DONE_WITHIN)
+    if snapshot and isinstance(found, AsFound):
+        start.state = found.state
+        small = start.seen is not None and not is_large(start.seen.size)
+        if small and why_not_alone(directory, began + ALONE_WITHIN) is None:
+            start.copy = copy_early(directory, began + DONE_WITHIN)
     return start
 
 
@@ -150,7 +154,7 @@ def read_backup(
             sessions=known_sessions(directory, backup_id),
             same_directory=were_here(directory, backup_id),
             node_id=reader.node_id,
-            known_damage=damage is not None,
+            known_damage=damage is not None and not damage.doubt,
             note=note if note is not None and note.backup_id == backup_id else None,
             written=0.0 if noted is None else noted.written,
             begins_empty=_is_empty(found) and next(iter(reader.snapshot), None) is None,
@@ -158,7 +162,7 @@ def read_backup(
         )
         missing = missing_changes(facts)
         statements = [] if isinstance(missing, WhyLeft) else list(statements_of(reader, missing))
-        return Read(facts.expected_id, facts.end, missing, statements, facts.known_damage)
+        return Read(facts.expected_id, facts.end, missing, statements, damage is not None)
 
 
 def _is_empty(found: AsFound | Unclear) -> bool:

@@ -80,8 +80,10 @@ class Committing(Protocol):
     """Held by whoever opens the database through SQLite."""
     noting: threading.Lock
     """Held by whoever writes the sync point."""
-    begins: SavedEnd | None
-    """Where a new generation begins that is being published, or was published."""
+
+    @property
+    def begins(self) -> SavedEnd | None:
+        """Where a new generation begins that is being published, or was published."""
 
     @property
     def backup_id(self) -> str:

@@ -26,9 +26,9 @@ class CopyOut:
     Best effort: where that is impossible, the kernel writes the file as it likes.
     """
 
-    def __init__(self, copy: Path, pace: Pace | None) -> None:
+    def __init__(self, copy: Path, pace: Pace | None, *, begin_after: float = BEGIN_AFTER) -> None:
         self._copy, self._pace = copy, pace
-        self._next = time.monotonic() + BEGIN_AFTER
+        self._next = time.monotonic() + begin_after
         self._descriptor: int | None = None
         self._out = 0
 

@@ -4,6 +4,9 @@
 or `verify` finds such proof that the backup cannot be restored, it leaves the document `damage` in the backup. The note
 concerns one generation. Only a new snapshot of the node's database heals the backup: a compaction keeps the last
 records as they are, and the bad ones may be among them.
+
+A note may also hold a doubt: the plugin could not show that the node's database held what the backup held when it
+started, and goes on while a new snapshot of a large database is made.
 """
 
 from collections.abc import Callable
@@ -40,36 +43,49 @@ class KnownDamage:
     by: str  # "compaction", "verify"
     what: str  # one clause in ASCII that contains nothing of any statement
     generation: int
+    doubt: bool = False
+    """Whether it is not proved that a restore fails, but that it gives the node's state is not proved, either."""
 
     def encode(self, key_id: str | None = None) -> bytes:
         """The bytes of the file. Under a key, what was found is sealed."""
-        public = {name: value for name, value in asdict(self).items() if name != "what"}
-        return encode_document(DAMAGE, public, {"what": self.what}, key_id)
+        return encode_document(DAMAGE, self._public(), {"what": self.what}, key_id)
 
     def encode_without_key(self) -> bytes:
         """The bytes of the file, for whoever does not have the backup's key: everybody can read it.
 
         What was found has another name than what is sealed, so that a private field in the open is always a fault.
         """
-        public = {name: value for name, value in asdict(self).items() if name != "what"}
-        return encode_document(DAMAGE, {**public, SEEN: self.what})
+        return encode_document(DAMAGE, {**self._public(), SEEN: self.what})
+
+    def _public(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != "what"}
 
     @classmethod
     def decode(cls, data: bytes) -> "KnownDamage":
         """The note in the bytes of its file. Raises Damaged, NotABackup or FromTheFuture."""
         fields = decode_document(DAMAGE, data)
         what = _text(fields, SEEN if SEEN in fields else "what") if is_open(fields) else _SEALED
-        return cls(believed(fields.get("found")), _text(fields, "by"), what, _number(fields, "generation"))
+        doubt = fields.get("doubt") is True
+        return cls(believed(fields.get("found")), _text(fields, "by"), what, _number(fields, "generation"), doubt)
 
     def sentence(self) -> str:
         """What a person must know. It says no command: what to type depends on where it is shown."""
         when = moment(self.found, "%Y-%m-%d %H:%M")
+        if self.doubt:
+            return (
+                "this backup may not hold all that the node has done until a new snapshot of its database is complete: "
+                f"{self.what} ({self.by}, {when})"
+            )
         return f"this backup is known to be damaged, and a restore from it may fail: {self.what} ({self.by}, {when})"
 
+    def why_anew(self) -> str:
+        """Why a new snapshot is to be made: of a doubt, the one that was begun for it was not completed."""
+        return f"an earlier new snapshot was not completed: {self.what}" if self.doubt else self.sentence()
 
-def found_now(by: str, what: str, generation: int) -> KnownDamage:
-    """A note of damage that was found just now; `what` is made safe to store and show."""
-    return KnownDamage(time_now(), by, _shown(what), generation)
+
+def found_now(by: str, what: str, generation: int, *, doubt: bool = False) -> KnownDamage:
+    """A note of damage, or of a doubt, that was found just now; `what` is made safe to store and show."""
+    return KnownDamage(time_now(), by, _shown(what), generation, doubt)
 
 
 class DamageNotes:
@@ -125,7 +141,8 @@ def read_damage(storage: Storage, generation: int) -> KnownDamage | None:
 
 
 def write_damage(storage: Storage, damage: KnownDamage) -> None:
-    """Write a note, durable when this returns. An earlier note on the same generation stays.
+    """Write a note, durable when this returns. An earlier note on the same generation stays, be it a doubt: the new
+    snapshot that it asks for is being made, and a node that is a few changes behind may still be brought forward.
 
     Raises OSError, or BackupError if the manifest cannot be read. Who does not have the key of an encrypted backup has
     seen nothing but checksums, and may leave a note that everybody can read.

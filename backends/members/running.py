@@ -17,7 +17,7 @@ from backends.log.format.keys import KEYS
 from backends.log.format.members import MEMBERS, Member, OutOfSync
 from backends.log.known_damage import DAMAGE
 from backends.log.reader.opening import read_manifest
-from backends.log.writer.compacted import CompactedSnapshot
+from backends.log.writer.compacted import Anew, CompactedSnapshot
 from backends.log.writer.pace import Pace
 from backends.log.writer.recovery import seal_segments
 from backends.log.writer.writer import Writer
@@ -309,11 +309,13 @@ class RunningMembers:
         name = next(iter(self.mirror.in_sync))
         return name, self.member(name).url
 
-    def publish_compaction(self, writer: Writer, compacted: CompactedSnapshot, name: str | None = None) -> None:
+    def publish_compaction(
+        self, writer: Writer, compacted: CompactedSnapshot, name: str | None = None, anew: Anew | None = None
+    ) -> None:
         """Give the snapshot that was made at the member `name` to every other one, then publish it at all of them.
 
-        Without a name, it was made at the member that is read from. Raises BackupError or OSError: then the old
-        generation is still the current one, or the new one is everywhere.
+        Without a name, it was made at the member that is read from; `anew` as for the writer. Raises BackupError or
+        OSError: then the old generation is still the current one, or the new one is everywhere.
         """
         with self.structure:  # so that no member joins without it
             name = next(iter(self.mirror.in_sync)) if name is None else name
@@ -322,7 +324,7 @@ class RunningMembers:
                 raise BackupError(f"the member {name}, at which it was made, is out of sync")
             others = {other: storage for other, storage in self.mirror.in_sync.items() if other != name}
             give_snapshot(source, others, compacted.written, Pace(commits))
-            writer.publish_compaction(compacted)
+            writer.publish_compaction(compacted, anew)
 
     def damaged(self, name: str, what: str) -> bool:
         """A file of this member is damaged: put it out of sync, so that the others mend it. False if none could."""

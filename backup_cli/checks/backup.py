@@ -160,8 +160,9 @@ def _check_schema(database: NodeDatabase) -> Iterator[Finding]:
 
 
 _END_KNOWN_DAMAGE = (
-    "A new snapshot of the node's database repairs that: a small database is copied at the node's next commit, any "
-    "other at its next start. Keep the node's disk, and start the node, or restart it with: lightning-cli stop"
+    "A new snapshot of the node's database repairs that: it is made by itself, "
+    "beside the running node if the database is large; its log says when it is complete. Keep the node's disk, and "
+    "start the node if it does not run"
 )
 
 

@@ -72,7 +72,7 @@ def test_failed_compaction_is_a_metric_of_the_writer_and_of_the_files(tmp_path: 
     backup = backup_in(LocalStorage(tmp_path / "b"))
     backup.create(source())
     writer = backup.open(silent, "one")
-    Compaction("file:///x", str(tmp_path), silent, Mock())._fail(writer, "no room")
+    Compaction("file:///x", str(tmp_path), silent, Mock(), Mock())._fail(writer, "no room")
     running = writer.status("")
     writer.close()
     for status in (running, backup.status("")):

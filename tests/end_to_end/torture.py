@@ -184,6 +184,9 @@ class Torture:
             said = backup_cli(act, "--discard-newer", newer[1], *arguments)
         assert said.code == 0, said
 
+    def finish(self) -> None:
+        """After the last round."""
+
     def check(self) -> None:
         """Restore the backup and compare it with the states that it may hold."""
         target = self.world.restore()
@@ -207,6 +210,7 @@ def torture(seed: int, rounds: int, seconds: float, say: bool, kind: Callable[[P
             done += 1
             if say and done % 100 == 0:
                 print(f"{done} rounds, {done / (time.monotonic() - began):.1f}/s", flush=True)
+        subject.finish()
     except BaseException:
         print(f"failed in round {done + 1} with --seed {seed}; everything is kept in {root}", file=sys.stderr)
         raise
@@ -226,6 +230,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--members", action="store_true", help="a backup with several members, which fail, too")
+    parser.add_argument("--large", action="store_true", help="the database counts as a large one")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     kind: Callable[[Path, int], Torture] = Torture
@@ -233,6 +238,10 @@ def main() -> None:
         from tests.members.torture import MembersTorture
 
         kind = MembersTorture
+    if given.large:
+        from tests.end_to_end.live_torture import LiveTorture
+
+        kind = LiveTorture
     torture(given.seed, given.rounds, given.seconds, say=True, kind=kind)
 
 

@@ -11,15 +11,19 @@ import apsw
 from backends.base import Position, Report, SnapshotSource
 from backends.change import Change
 from backends.compaction.compact import compact_log
+from backends.compaction.from_copy import CopiedDatabase, snapshot_of_copy
 from backends.log.backup import Backup
+from backends.log.format.documents import Base
+from backends.log.known_damage import found_now
 from backends.log.reader.opening import open_generation
 from backends.log.reader.snapshot import PIECE, SnapshotReader, open_parts
-from backends.log.writer.compacted import CompactedSnapshot
+from backends.log.writer.compacted import Anew, CompactedSnapshot
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.snapshot import next_generation
 from backends.log.writer.writer import Writer
 from backends.places.base import Place
 from backends.storage.base import Storage
+from backends.storage.unreachable import reaching
 from tests.fake_lightningd.calls import Call, History
 from tests.log.model import Model, contents
 
@@ -89,6 +93,10 @@ class Node:
         self.history = History()
         self.model: Model | None = None
         self.next: Model | None = None
+        self.doubted = False
+        """Whether a doubt was noted in the generation that was acknowledged last."""
+        self.renewed: Model | None = None
+        """What was acknowledged when the last new snapshot was begun beside the log."""
 
     @property
     def now(self) -> Model:
@@ -166,6 +174,24 @@ class Node:
         after = self.now.compacted(self._snapshot_of(compacted), count, compacted.generation)
         assert rows(after.snapshot) == rows(database(after.before))
         self._step(after, lambda: self.writer.publish_compaction(compacted))
+
+    def renew(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Note a doubt; make a new snapshot of a copy of the database; call `meanwhile`; publish."""
+        writer, begun = self.writer, self.now
+        writer.damage.note(found_now("start", "a doubt", begun.generation, doubt=True))
+        self.doubted, self.renewed = True, begun
+        data, position = database(begun.committed), writer.position
+        copy = self.scratch / "copy.sqlite3"
+        copy.write_bytes(data)
+        base = Base(position.sequence, position.data_version, position.checksum, foreign_keys=True)
+        with reaching(self.storage):
+            copied = CopiedDatabase(str(copy), base, writer.begin_segment(), begun.generation)
+        meanwhile()
+        made = snapshot_of_copy(self.storage, copied, lambda done, total: None, options=self.options)
+        since = self.now.committed[len(begun.committed) :]
+        after = Model(made.generation, data, since, begun.committed)
+        self._step(after, lambda: writer.publish_compaction(made, Anew("a doubt", position.data_version)))
+        self.doubted = False
 
     def _snapshot_of(self, compacted: CompactedSnapshot) -> bytes:
         with open_generation(self.plain) as generation, ExitStack() as files:

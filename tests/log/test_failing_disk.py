@@ -85,7 +85,14 @@ class NodeOnFailingDisk(Node):
             if self.model is None or self.next is None:
                 continue
             found = contents(left)
-            if found.generation < self.now.generation:  # a compaction's name was not saved, and so nothing was removed
+            renewed = self.renewed
+            if renewed is not None and renewed.generation == found.generation < self.now.generation:
+                since = self.now.committed[len(renewed.committed) :]
+                assert found == replace(renewed, changes=renewed.changes + since).contents
+                assert left.damage.read() is not None
+            elif (
+                found.generation < self.now.generation
+            ):  # a compaction's name was not saved, and so nothing was removed
                 assert found.snapshot == b""
                 assert found.changes == replace(self.now, changes=self.now.committed).contents.changes
             else:
@@ -115,6 +122,8 @@ def live(node: NodeOnFailingDisk) -> None:
     node.attempt(lambda: node.append(node.history.transaction(f"DELETE FROM vars WHERE name = '{noise(20_000)}'")))
     node.writer.maintain()
     node.attempt(node.snapshot)
+    node.attempt(node.note)
+    node.attempt(node.renew)
     node.attempt(node.note)
     node.writer.maintain()
     node.close()

@@ -143,7 +143,7 @@ def test_maintenance_at_each_line_of_a_commit_loses_nothing(node: Node) -> None:
     """The next segment, to which the commit moves, must not be created again over the one that is being written."""
     node.options = replace(node.options, segment_size=600)
     node.open("with a segment for each commit")
-    codes = {function.__code__ for function in (Writer.append, Segments.for_record, Segments._go_on)}
+    codes = {function.__code__ for function in (Writer.append, Segments.for_record, Segments.go_on)}
     writer = node.writer
     first = writer.position.sequence
     for seed in range(20):

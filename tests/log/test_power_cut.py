@@ -74,6 +74,7 @@ class Cuts:
             return
         if acknowledged is not None and found == acknowledged.contents:
             self.counts["as acknowledged"] += 1
+            assert not self.node.doubted or backup_in(storage).damage.read() is not None
             reopen_and_append(storage, acknowledged, self.node.options)
         else:
             assert found == under_way.contents
@@ -128,6 +129,9 @@ def long_life(node: Node) -> None:
         node.note(noise(2500, seed))
         node.writer.maintain()
     node.compact()
+    node.renew(lambda: node.note("while a new snapshot is made"))
+    node.note("after it")
+    node.renew()
     node.open("after it was killed")
     node.note("the last")
     node.close()

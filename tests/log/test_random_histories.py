@@ -41,7 +41,8 @@ def maintenance(node: Node) -> None:
 
 
 STEPS: dict[str, Callable[[Node], None]] = {
-    step.__name__: step for step in (Node.note, large_note, maintenance, Node.snapshot, Node.compact, stop, kill)
+    step.__name__: step
+    for step in (Node.note, large_note, maintenance, Node.snapshot, Node.compact, Node.renew, stop, kill)
 }
 
 

@@ -100,7 +100,7 @@ def test_maintenance_never_sees_the_old_segment_as_current_without_a_next_one(
     seen: list[tuple[int, bool]] = []
 
     def look(frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code is Segments._go_on.__code__:
+        if frame.f_code is Segments.go_on.__code__:
             seen.append((tested.current.index, tested._next is None))
             return look
         return None

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -21,6 +22,7 @@ from backends.system.scratch import scratch_directory
 from plugin import compaction, low_priority, process_watch
 from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
+from plugin.renewal import Renewal
 from tests.fake_lightningd import History
 from tests.log.histories import backup_in, change, changes, database, silent, source
 
@@ -43,8 +45,9 @@ class Watched:
         for one in changes(compaction.NEVER_COMPACTED + 4):
             self.writer.append(one)
         self.told: list[str] = []
-        self.damage = DamageWatch(self.node, self.report)
-        self.compaction = Compaction("file:///b", str(self.node), self.report, self.damage)
+        self.renewal = Renewal(self.node, self.report, threading.Lock())
+        self.damage = DamageWatch(self.node, self.report, self.renewal)
+        self.compaction = Compaction("file:///b", str(self.node), self.report, self.damage, self.renewal)
 
     def report(self, level: str, line: str) -> None:
         self.told.append(line)

@@ -9,6 +9,7 @@ import pytest
 
 from backends.log.writer.writer import Writer
 from plugin.damage_watch import DamageWatch
+from plugin.renewal import Renewal
 
 
 @pytest.mark.parametrize(("costly", "looks"), [(False, 120), (True, 10)])
@@ -20,7 +21,7 @@ def test_damage_is_looked_for_rarely_where_each_request_is_paid_for(
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     damage = SimpleNamespace(read=lambda: read.append(clock[0]))
     writer = cast("Writer", SimpleNamespace(damage=damage, storage=SimpleNamespace(costly=costly)))
-    watch = DamageWatch(tmp_path, lambda *_: None)
+    watch = DamageWatch(tmp_path, lambda *_: None, cast("Renewal", SimpleNamespace(running=False)))
     for _ in range(600):
         watch.tick(writer)
         clock[0] += 1

@@ -32,7 +32,7 @@ def world(tmp_path: Path) -> MembersWorld:
     for call in [history.first(), *(history.note("x" * 5000) for _ in range(20))]:
         writer.append(change(call))
     writer._segments.prepare()  # as when the segment is half full
-    writer._segments._go_on()
+    writer._segments.go_on()
     for _ in range(20):
         writer.append(change(history.note("y" * 100)))
     writer.close()

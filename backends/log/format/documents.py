@@ -61,6 +61,10 @@ class Manifest:
     node_id: str | None  # the node's public key in hex; None if its database did not contain it, or without the key
     key: str | None = None
     """The public name of the key that this generation is encrypted with; None if it is not encrypted."""
+    lineage: int = 0
+    """The number of the generation from which on the log and the snapshots say the same. It changes when a snapshot of
+    the database replaces what the log said, while the log goes on: a copy that was replayed from what it said before
+    must be made anew."""
 
     def node_of(self, session: "Session | None") -> str | None:
         """The public key (hex) of the node that this backup belongs to; None if not known yet.
@@ -107,6 +111,7 @@ class Manifest:
             "first_segment": self.first_segment,
             "created": self.created,
             "key": self.key,
+            "lineage": self.lineage,
             "reason": reason_in_short(self.reason)[:_MAX_TEXT],
         }
 
@@ -133,6 +138,7 @@ class Manifest:
             _informative(fields, "reason"),
             _text(fields, "node_id") if fields.get("node_id") is not None else None,
             _sealing_key(fields),
+            number_in({"lineage": 0, **fields}, "lineage"),  # earlier releases did not write it
         )
 
 

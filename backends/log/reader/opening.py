@@ -15,7 +15,7 @@ from backends.log.format.torn import has_records
 from backends.log.reader.absent import no_manifest
 from backends.log.reader.generation import Reader
 from backends.log.reader.misnamed import misnamed
-from backends.log.reader.passes import Log
+from backends.log.reader.passes import Changes, Log
 from backends.log.reader.snapshot import SnapshotReader, open_parts
 from backends.storage.base import ReadHandle, Storage
 
@@ -86,6 +86,24 @@ def missing_file(generation: str, path: str, named_by: str, storage: Storage) ->
     return Damaged(
         f"a file of the {generation} generation is missing ({name})", named_by, 0, None, misnamed(storage, name)
     )
+
+
+def check_log(storage: Storage, manifest: Manifest) -> None:
+    """Read all records of the log that belongs to this manifest, whose snapshot may not exist yet.
+
+    Raises NotABackup, FromTheFuture or Damaged; OSError from the storage.
+    """
+    for _ in range(_ATTEMPTS):
+        with ExitStack() as files:
+            try:
+                log = _open_growing_log(storage, manifest, files, storage.names())
+            except FileNotFoundError as error:
+                raise missing_file("current", str(error.filename or error), MANIFEST, storage) from None
+            if log is not None:
+                for _change in Changes(log, lambda end: None):
+                    pass
+                return
+    raise NotABackup(f"{storage.describe()} is changing faster than it can be read; try again in a minute")
 
 
 def _open_snapshot(storage: Storage, manifest: Manifest, files: ExitStack, names: list[str]) -> SnapshotReader:

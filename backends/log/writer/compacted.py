@@ -49,6 +49,15 @@ class CompactedSnapshot:
         return compacted
 
 
+@dataclass(frozen=True, slots=True)
+class Anew:
+    """Of a snapshot that was made of the node's database, and not from the log: why, and the version at which the log
+    in front of it ended, which may be another than the snapshot's."""
+
+    reason: str
+    ended: int
+
+
 def remove_unfinished(storage: Storage) -> None:
     """Remove a snapshot that a compaction began and will not finish. Raises OSError."""
     for name in storage.names():

@@ -37,16 +37,34 @@ class CurrentGeneration:
             ) from error
 
     def publish(
-        self, generation: int, base: Base, first_segment: int, reason: str, node_id: str | None, key: str | None
+        self,
+        generation: int,
+        base: Base,
+        first_segment: int,
+        reason: str,
+        node_id: str | None,
+        key: str | None,
+        *,
+        anew: bool = True,
     ) -> None:
         """Make this the current generation; its snapshot must have its final name. Raises Fenced or OSError.
+
+        `anew` is False for a generation that says the same as the one before it.
 
         After an OSError, `manifest` is the one that is at the destination. Raises UnknownGeneration if that cannot be
         read.
         """
         old = self.manifest
         manifest = Manifest(
-            old.backup_id, generation, base, first_segment, time_now(), reason, node_id or old.node_id, key
+            old.backup_id,
+            generation,
+            base,
+            first_segment,
+            time_now(),
+            reason,
+            node_id or old.node_id,
+            key,
+            generation if anew else old.lineage,
         )
         self._check()  # once more: from here on this generation counts
         try:

@@ -50,9 +50,10 @@ class Segments:
             with self._slow:
                 if self._next is None:  # otherwise the maintenance thread made it while we waited
                     self.prepare()
-        return self._go_on()
+        return self.go_on()
 
-    def _go_on(self) -> Segment:
+    def go_on(self) -> Segment:
+        """Go on in the next segment, which was made, and return it."""
         retired, prepared = self.current, self._next
         assert prepared is not None
         # In this order: when the maintenance thread finds no next segment, it must find the new one in `current`.
@@ -95,7 +96,7 @@ class Segments:
     def begin_generation(self) -> None:
         """Go on in the next segment, and close the earlier ones, which belong to the old generation."""
         self.prepare()
-        self._go_on()
+        self.go_on()
         while self._retired:
             self._retired.pop().handle.close()
 

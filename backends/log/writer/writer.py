@@ -23,7 +23,7 @@ from backends.log.known_damage import DamageNotes, remove_damage
 from backends.log.reader.kept import is_over, read_history, read_kept
 from backends.log.reader.opening import segment_indexes
 from backends.log.status import Status, status_of_writer
-from backends.log.writer.compacted import CompactedSnapshot, remove_unfinished
+from backends.log.writer.compacted import Anew, CompactedSnapshot, remove_unfinished
 from backends.log.writer.fence import WriterFence, fenced_by
 from backends.log.writer.generation import CurrentGeneration, UnknownGeneration
 from backends.log.writer.keeping import (
@@ -225,15 +225,27 @@ class Writer:
         names = self.storage.names()
         remove_obsolete_files(self.storage, self.manifest, first.index, self._fence.check, names, self._options.keep)
 
-    def publish_compaction(self, compacted: CompactedSnapshot) -> None:
-        """Publish the generation that a compaction made beside the running log, and remove what it makes obsolete.
+    def begin_segment(self) -> int:
+        """Let the log go on in a new segment, and return its index: a generation may begin there later.
+
+        Raises OSError or Fenced; then the log goes on as before.
+        """
+        with self._slow:
+            if self.failure is not None:
+                raise self.failure
+            self._segments.prepare()
+            return self._segments.go_on().index
+
+    def publish_compaction(self, compacted: CompactedSnapshot, anew: Anew | None = None) -> None:
+        """Publish the generation that was made beside the running log, and remove what it makes obsolete. A compaction
+        made it, or, with `anew`, it was made of the node's database, and heals the backup.
 
         Raises BackupError. Then the current generation, be it the old or the new one, is whole, and the log goes on.
         """
         with reaching(self.storage):
             try:
                 with self._slow, self._unless_unknown():
-                    self._publish_compaction(compacted)
+                    self._publish_compaction(compacted, anew)
             except BaseException:
                 with suppress(OSError, BackupError):  # the first error is the one to report
                     self._measure(self.storage.names())
@@ -241,18 +253,25 @@ class Writer:
             self._fence.begin_generation(self.manifest)
             self._measure(self.storage.names())
 
-    def _publish_compaction(self, compacted: CompactedSnapshot) -> None:
+    def _publish_compaction(self, compacted: CompactedSnapshot, anew: Anew | None) -> None:
         if compacted.replaces != self.manifest.generation or self.failure is not None:
             raise BackupError("the compaction was overtaken by a new snapshot; it will start over when it is needed")
         self._make_room(SMALL_FILES)
         self._current.publish_snapshot(compacted.written, compacted.generation)
         old, base = self.manifest, compacted.base
         self._fence.check()
-        ended = Kept(old, compacted.first_segment, base.data_version, time_now(), base.sequence)
+        if anew is None:
+            ended = Kept(old, compacted.first_segment, base.data_version, time_now(), base.sequence)
+        else:  # its log begins with a segment of its own
+            ended = Kept(old, compacted.first_segment - 1, anew.ended, time_now())
         self._add_to_history(ended)
-        self._current.publish(
-            compacted.generation, compacted.base, compacted.first_segment, COMPACTION, None, self.manifest.key
-        )
+        if anew is not None:
+            self._fence.check()  # of another writer's note, `still_kept` might think that it is invalid
+            if anew.ended != base.data_version or still_kept(self.storage, old) is None:
+                keep_generation(self.storage, ended)
+        reason = COMPACTION if anew is None else anew.reason
+        number, first = compacted.generation, compacted.first_segment
+        self._current.publish(number, base, first, reason, None, old.key, anew=anew is not None)
         # The generation is published. If it is in vain, the next look at the marker says so; and what could not be
         # tidied up is left for maintenance.
         self._tidied = False
