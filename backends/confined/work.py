@@ -168,6 +168,7 @@ def _news(sent: object) -> News:
         text(sent, "backup_id"),
         key,
         number(sent, "generation"),
+        number(sent, "lineage"),
         number(sent, "sequence"),
         number(sent, "checksum", 1 << 32),
         number(sent, "data_version", VERSIONS),

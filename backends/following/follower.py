@@ -55,6 +55,8 @@ class News:
     backup_id: str
     key: str | None
     generation: int
+    lineage: int
+    """That of the generation (`Manifest.lineage`)."""
     sequence: int
     checksum: int
     data_version: int
@@ -98,6 +100,9 @@ class Order:
     """Seconds from one check to the next."""
     accept_unknown: bool
     """Whether objects in the schema are accepted that no lightningd makes."""
+    lineage: int
+    """That of the generation that the copy was built from. A copy of another lineage may hold something else, although
+    the log holds its last change: a new snapshot has healed the backup meanwhile."""
 
 
 def follow(backup: Backup, path: Path, order: Order, tell: Callable[[News], None]) -> Stretch:
@@ -118,6 +123,8 @@ def follow(backup: Backup, path: Path, order: Order, tell: Callable[[News], None
             ended = Ended.AHEAD if error.ahead else Ended.NOT_THERE
             return Stretch(ended, None, at.data_version or 0, error.end.data_version)
         with closing(tail):
+            if tail.manifest.lineage != order.lineage:
+                return Stretch(Ended.NOT_THERE, None, at.data_version or 0, tail.end.data_version)
             follower = _Follower(copy, tail, order, tell, at)
             try:
                 return Stretch(follower.run(), follower.news())
@@ -178,6 +185,7 @@ class _Follower:
             manifest.backup_id.hex(),
             manifest.key,
             manifest.generation,
+            manifest.lineage,
             self._sequence,
             self._checksum,
             self._version,

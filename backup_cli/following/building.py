@@ -71,13 +71,14 @@ def build(followed: Followed, backup_id: str, new: Path, accepted: bool) -> Buil
             demand_known_schema(
                 outcome.rebuilt.state.unknown_objects, accepted, followed.url, "the copy was not changed"
             )
-            return Built(outcome.rebuilt, _in_step(followed, backup_id, new, accepted), new.stat().st_size)
+            news = _in_step(followed, backup_id, new, accepted, facts.manifest.lineage)
+            return Built(outcome.rebuilt, news, new.stat().st_size)
     raise BackupError(f"{followed.url} begins new generations faster than it can be read; try again in a minute")
 
 
-def _in_step(followed: Followed, backup_id: str, new: Path, accepted: bool) -> News:
+def _in_step(followed: Followed, backup_id: str, new: Path, accepted: bool, lineage: int) -> News:
     """Bring the new copy into step. Raises Overtaken if the log that goes on does not hold its last change."""
-    order = Order(backup_id, True, 1.0, NEVER, NEVER, accepted)
+    order = Order(backup_id, True, 1.0, NEVER, NEVER, accepted, lineage)
     for _ in range(_ATTEMPTS):
         stretch = follow_backup(followed.url, new, order, lambda news: None, lambda: True)
         if stretch.ended is Ended.IN_STEP and stretch.news is not None:

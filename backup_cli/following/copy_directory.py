@@ -59,6 +59,8 @@ class Note:
     """When it last held all that the backup did."""
     checked: int = 0
     """When all tables were last checked."""
+    lineage: int = 0
+    """That of the generation that the copy was built from (`Manifest.lineage`)."""
     released: Released | None = None
 
 

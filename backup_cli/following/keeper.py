@@ -35,6 +35,10 @@ FIGURES_EVERY = 15.0
 MAX_WAIT = 30.0
 """Seconds between two attempts while the backup is in trouble. The first ones come sooner."""
 
+_BETWEEN = -1
+"""The lineage in the note while a copy of another lineage takes the place of the old one. Cut off there, the copy is
+built again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
@@ -142,6 +146,7 @@ class Keeper:
             check_in=_check_in(note, self._wishes.check_every, time.time()),
             check_every=self._wishes.check_every,
             accept_unknown=self._wishes.accepted,
+            lineage=note.lineage,
         )
         self._before = self.changes
         return follow_backup(
@@ -209,12 +214,16 @@ class Keeper:
             held, reached = note.data_version if held is None else held, built.news.data_version
             if copy.exists() and ahead(held, reached) > 0:
                 raise ahead_of(self._directory, followed.url, held, reached)
+            lineage = built.news.lineage
             note = Note(
                 note.backup_id, followed.url, built.news.generation, reached, built.news.sequence,
                 built.last_change, int(time.time()), built.news.in_step,
+                lineage=lineage if lineage == note.lineage else _BETWEEN,
             )  # fmt: skip
             self._write_note(note)
             self._directory.replace_copy(new)
+            if lineage != note.lineage:
+                self._write_note(replace(note, lineage=lineage))
         self.changes += built.changes
         self.rebuilt = self._is_ours = True
         for line in (built.news.torn, built.news.end_unverified):

@@ -58,7 +58,7 @@ def test_copy_of_a_recorded_node_is_its_database(recording: Recording, world: Wo
     recording.prepare(world)
     copy = world.root / "following.sqlite3"
     backup_id = backup_at(world.url).id()
-    once = Order(backup_id, once=True, every=1.0, check_in=1e12, check_every=1e12, accept_unknown=False)
+    once = Order(backup_id, once=True, every=1.0, check_in=1e12, check_every=1e12, accept_unknown=False, lineage=0)
     rebuild_backup(world.url, copy, following=backup_id)
     with world.node() as node:
         for number, call in enumerate(recording.calls(None if CAMPAIGN else 120)):

@@ -16,8 +16,9 @@ from backends.log.known_damage import DAMAGE, found_now
 from backends.node.key_file import load_key
 from tests.end_to_end.db_compare import differences
 from tests.end_to_end.encrypted import EncryptedWorld
+from tests.end_to_end.following import COPY
 from tests.end_to_end.world import World, backup_cli, said_at
-from tests.fake_lightningd import History, Moment, Node
+from tests.fake_lightningd import History, Moment, Node, transaction
 from tests.fake_lightningd.calls import bump
 from tests.fake_lightningd.database import Database, SeparateDatabase
 from tests.log.histories import silent
@@ -264,3 +265,31 @@ def test_verify_that_finds_the_gap_of_a_doubt_names_the_doubt(lived: World) -> N
     assert "the database is 2 ahead" in verified.text
     assert "this finding is recorded" not in verified.text
     assert '"doubt": true' in backup_cli("status", *lived.key_options, lived.url, "--json").out
+
+
+@pytest.mark.parametrize("taken_up_meanwhile", [True, False])
+def test_copy_that_follows_is_built_anew_where_the_log_led_elsewhere(
+    lived: World, history: History, taken_up_meanwhile: bool
+) -> None:
+    """The same records follow, before and after: nothing else tells the copy that what it holds is not the node's."""
+    copy = lived.root / "copy"
+    follow = ("follow", *lived.key_options, lived.url, copy, "--once")
+    version = lived.version
+    node = lived.node(database=SeparateDatabase)
+    node.start()
+    node.die_at(Moment.BEFORE_COMMIT, history.note("one"))
+    lived.run_without_plugin([transaction(version + 1, "INSERT INTO vars (name, val) VALUES ('note 32', 'other')")])
+    assert backup_cli(*follow).code == 0
+    history.version = version + 1
+    node = lived.node()
+    node.start()
+    node.play(history.notes(2))
+    if taken_up_meanwhile:
+        assert backup_cli(*follow).code == 0
+        assert not said(node, TAKEN)
+    assert_renewed(lived, node, history)
+    taken_up = backup_cli(*follow)
+    assert taken_up.code == 0
+    assert differences(copy / COPY, lived.database) == []
+    again = backup_cli(*follow)
+    assert "Built the copy" in taken_up.text and "Built the copy" not in again.text

@@ -22,7 +22,7 @@ from tests.fake_lightningd.calls import Call, History, foreign_keys
 from tests.log.conftest import SMALL
 from tests.log.histories import backup_in, change, noise, silent, source
 
-ONCE = Order(backup_id="", once=True, every=0.0, check_in=1e12, check_every=1e12, accept_unknown=False)
+ONCE = Order(backup_id="", once=True, every=0.0, check_in=1e12, check_every=1e12, accept_unknown=False, lineage=0)
 
 
 class Followed:
