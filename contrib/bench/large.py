@@ -43,7 +43,7 @@ ALONE = 3000
 """Commits without a compaction, for comparison."""
 
 LOOPS = 80
-"""Repetitions of the recording: more than enough for the longest compaction."""
+"""Repetitions of the recording for a database of MEGABYTES: more than enough for the longest compaction."""
 
 
 @dataclass(slots=True)
@@ -88,7 +88,8 @@ class _Listening(Player):
 
 def rounds(directory: Path, calls: list[Call], count: int, megabytes: int = MEGABYTES) -> Beside:
     """Run `count` compactions, each of a new database below `directory`. Raises RuntimeError if one fails."""
-    again, found = long_log(calls, LOOPS)[len(calls) :], Beside()
+    loops = LOOPS * max(1, round(megabytes / MEGABYTES))
+    again, found = long_log(calls, loops)[len(calls) :], Beside()
     for _ in range(count):
         with tempfile.TemporaryDirectory(prefix="lightningd-backup-bench-", dir=directory) as scratch:
             found.add(beside(Path(scratch), calls, iter(again), megabytes * 1_000_000))
@@ -168,11 +169,12 @@ def fill_database(directory: Path, calls: list[Call], size: int) -> Path:
 
 def figures(found: Beside) -> dict[str, Any]:
     """Median and tail of the commits alone and beside a compaction, in microseconds; and the seconds of compacting."""
-    alone, busy = _tail(found.alone), _tail(found.busy)
+    alone, busy = tail(found.alone), tail(found.busy)
     return {"alone": alone, "beside a compaction": busy, "compacting_s": round(found.lasted, 1)}
 
 
-def _tail(latencies: list[float]) -> dict[str, float]:
+def tail(latencies: list[float]) -> dict[str, float]:
+    """Number, median and tail of commits that took so many seconds, in microseconds."""
     ordered = sorted(latencies)
 
     def at(share: float) -> float:
