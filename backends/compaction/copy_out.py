@@ -26,9 +26,10 @@ class CopyOut:
     Best effort: where that is impossible, the kernel writes the file as it likes.
     """
 
-    def __init__(self, copy: Path, pace: Pace | None, *, begin_after: float = BEGIN_AFTER) -> None:
+    def __init__(self, copy: Path, pace: Pace | None, *, begin_after: float | None = None) -> None:
+        """It begins after `begin_after` seconds, or after BEGIN_AFTER."""
         self._copy, self._pace = copy, pace
-        self._next = time.monotonic() + begin_after
+        self._next = time.monotonic() + (BEGIN_AFTER if begin_after is None else begin_after)
         self._descriptor: int | None = None
         self._out = 0
 

@@ -27,6 +27,7 @@ Write = Callable[[bytes, int], Any]
 
 def main() -> None:
     """Print a line for each client and version."""
+    import_module("nfs_rs")  # before there are other threads: one import beside them failed
     with ExitStack() as stack:
         places = Places(Path(stack.enter_context(tempfile.TemporaryDirectory())), stack)
         for client in (ours, nfs_rs):
