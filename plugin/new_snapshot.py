@@ -138,8 +138,10 @@ class NewSnapshots:
         if seen is None or not is_large(seen.size) or not self.renewal.fits(backup.space().free):
             return False
         state = self._start.state
-        with suppress(BackupError), self.reading_database:  # a large transaction lets nobody read the database
-            state = inspect(database_path(self.directory), writable=False)
+        if state is None or (state.data_version or 0) != change.database_stood_at:
+            # Not otherwise: a large transaction lets nobody read the database, and the hook would wait for SQLite.
+            with suppress(BackupError), self.reading_database:
+                state = inspect(database_path(self.directory), writable=False)
         if state is None:
             return False
         self._check(SnapshotSource((), state.data_version or 0, state.node_id), change.database_stood_at)
