@@ -23,12 +23,16 @@ from backends.node.hand_over import hand_over
 from backends.node.sync_point import SYNC_POINT_FILE
 from backends.sqlite.copy import consistent_copy
 from backup_cli.drill.player import Player, recorded_calls
+from contrib.bench.contestants import Call
 from contrib.bench.large import MEGABYTES, fill_database, tail
 from contrib.bench.long_log import long_log
 from contrib.bench.report import PLUGIN
 
 LOOPS = 80
 """Repetitions of the recording: more than enough commits for the largest snapshot, with a rest after each."""
+
+BEFORE = 20
+"""Commits before that: the recording's first ones belong to an upgrade, and one removes old payments at once."""
 
 ALONE = 300
 """Commits after the new snapshot, for comparison."""
@@ -51,13 +55,11 @@ class _Listening(Player):
             yield message
 
 
-def measure(directory: Path, rest: float) -> dict[str, Any]:
+def measure(directory: Path, again: Iterator[Call], rest: float) -> dict[str, Any]:
     """Start the node in `directory`, whose backup is in doubt, and let it commit until that is over.
 
     It rests for `rest` seconds after each commit. Raises RuntimeError if no new snapshot could be made.
     """
-    calls = recorded_calls()
-    again = iter(long_log(calls, LOOPS)[len(calls) :])
     began = time.monotonic()
     player = _Listening(directory, [*PLUGIN])
     try:
@@ -87,8 +89,8 @@ def measure(directory: Path, rest: float) -> dict[str, Any]:
     }
 
 
-def prepare(directory: Path, database: Path | None, megabytes: int) -> None:
-    """Create a node in `directory`, and its backup, which is in doubt."""
+def prepare(directory: Path, database: Path | None, megabytes: int, again: Iterator[Call]) -> None:
+    """Create a node in `directory`, and its backup; let it make a few commits, and leave the backup in doubt."""
     path = directory / "lightningd.sqlite3"
     if database is None:
         fill_database(directory, recorded_calls(), megabytes * 1_000_000)
@@ -98,6 +100,13 @@ def prepare(directory: Path, database: Path | None, megabytes: int) -> None:
     with consistent_copy(path, directory, writable=True) as source:
         position = backup.create(source)
     hand_over(directory, (directory / "lightning.bkp").as_uri(), backup.id(), position)
+    player = _Listening(directory, [*PLUGIN])
+    try:
+        for _ in range(BEFORE):
+            player.play(next(again))
+        player.stop()
+    finally:
+        player.kill()
     (directory / SYNC_POINT_FILE).unlink()
 
 
@@ -111,8 +120,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lightningd-backup-bench-", dir=options.directory) as scratch:
-        prepare(Path(scratch), options.database, options.megabytes)
-        found = json.dumps(measure(Path(scratch), options.rest), indent=1)
+        calls = recorded_calls()
+        again = iter(long_log(calls, LOOPS)[len(calls) :])
+        prepare(Path(scratch), options.database, options.megabytes, again)
+        found = json.dumps(measure(Path(scratch), again, options.rest), indent=1)
     print(found)
     if options.json is not None:
         options.json.write_text(found + "\n")
