@@ -8,8 +8,8 @@ import pytest
 
 from backends.base import Position
 from backends.compaction.compact import compact_log
-from backends.errors import Fenced, WriteFailed
-from backends.log.format.documents import MANIFEST, SESSION, Session
+from backends.errors import BackupError, Fenced, WriteFailed
+from backends.log.format.documents import KEPT, MANIFEST, SESSION, Session
 from backends.log.format.records import snapshot_name
 from backends.log.writer import fence as session
 from backends.log.writer.fence import WriterFence
@@ -182,6 +182,42 @@ def test_replaced_writer_publishes_no_compaction(node: Node) -> None:
     with pytest.raises(Fenced):
         first.publish_compaction(compacted)
     assert contents(node.backup()) == before
+
+
+def test_replaced_writer_publishes_no_new_snapshot_that_it_made_beside_the_log(node: Node) -> None:
+    second = list[Writer]()
+
+    def taken_over() -> None:
+        second.append(replacing(node))
+        fill(second[0])
+
+    with pytest.raises(BackupError, match="what was saved since the copy cannot be read"):
+        node.renew(taken_over)  # the second one goes on in the segment before
+    names = node.storage.names()
+    found = contents(node.backup())
+    assert (found.generation, len(found.changes)) == (1, 6 + 40)
+    assert KEPT not in names and snapshot_name(2) not in names
+    second[0].close()
+
+
+def test_takeover_just_before_manifest_stops_publication_of_new_snapshot(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it notes nothing as kept that the second writer would have to believe."""
+    second, rename = list[Writer](), node.storage.rename_new
+
+    def taken_over(old: str, new: str) -> None:
+        rename(old, new)
+        if new == snapshot_name(2):
+            second.append(replacing(node))
+
+    monkeypatch.setattr(node.storage, "rename_new", taken_over)
+    with pytest.raises(Fenced):
+        node.renew()
+    fill(second[0])
+    found = contents(node.backup())
+    assert (found.generation, len(found.changes)) == (1, 6 + 40)
+    assert KEPT not in node.storage.names()
 
 
 def test_replaced_writer_takes_no_snapshot(node: Node) -> None:

@@ -1,5 +1,6 @@
 """A copy that is made while the node commits: whatever it commits meanwhile, the copy is the database as it was."""
 
+import errno
 import random
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -82,6 +83,43 @@ def copied_beside(
 
     copy.run(between)
     return copy
+
+
+@pytest.mark.parametrize("failing", range(0, 40, 3))
+def test_full_disk_of_the_copy_fails_the_copy_and_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """Whoever writes there then, the thread or, where too much waits, the hook."""
+    monkeypatch.setattr(module, "MAX_WAITING", 2 * PAGE)
+    write, writes = LiveCopy._write, [0]
+
+    def full(copy: LiveCopy, first: int, data: bytes) -> None:
+        writes[0] += 1
+        if writes[0] > failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(copy, first, data)
+
+    monkeypatch.setattr(LiveCopy, "_write", full)
+    with closing(Committer(tmp_path / "node.sqlite3")) as node:
+        copy = LiveCopy(node.path, tmp_path / "copy.sqlite3")
+        if failing == 0:
+            with pytest.raises(CopyFailed, match="No space"):
+                node.hook(30, copy.begin)
+            return
+        node.hook(1, copy.begin)
+        when = iter([True] * 30)
+
+        def between(done: int, total: int) -> bool:
+            if next(when, False):
+                node.hook(30, lambda: copy.capture(writes=True))
+            return True
+
+        copy.run(between)
+        before = contents(node.path)
+        node.hook(0, lambda: copy.capture(writes=True))
+        assert writes[0] <= failing or "No space" in str(copy.failure)
+        assert contents(node.path) != before
+        copy.close()
 
 
 def assert_is(target: Path, expected: object) -> None:
