@@ -1,6 +1,7 @@
 """A new snapshot that is made while the node commits: nobody waits for it, and nothing is lost by it."""
 
 import random
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -169,6 +170,35 @@ def test_new_snapshot_is_given_to_all_members(tmp_path: Path, history: History) 
         assert (world.place(name) / snapshot_name(2)).exists()
     verified = backup_cli("verify", *world.key_options, *(member.url for member in world.members))
     assert verified.code == 0, verified
+
+
+@pytest.mark.parametrize("lost", ["nas", "stick"])
+def test_member_that_is_lost_while_the_new_snapshot_is_made_gets_it_when_it_joins_again(
+    tmp_path: Path, history: History, lost: str
+) -> None:
+    """Perhaps the one where it is being made: then it is made again at the other one."""
+    world = live(MembersWorld(tmp_path), history)
+    doubt(world)
+    with world.node() as node:
+        node.init()
+        node.play(history.notes(3))
+        assert said(node, BEGUN) and not said(node, TAKEN)
+        shutil.rmtree(world.place(lost))
+        until = time.monotonic() + 60
+        while not (world.note.in_sync == world.names and (said(node, TAKEN) or said(node, "no new snapshot"))):
+            assert time.monotonic() < until, node.logs[-6:]
+            node.play(history.notes(2))
+            time.sleep(0.02)
+    taken = bool(said(node, TAKEN))
+    if not taken:  # the next start makes it
+        node = world.node()
+        node.start()
+        node.play([history.note()])
+        play_until(node, history, lambda: bool(said(node, TAKEN)))
+        assert node.stop() == 0
+    for name in world.names:
+        assert not (world.place(name) / DAMAGE).exists()
+        world.assert_member_equals_the_node(name)
 
 
 @pytest.mark.parametrize("moment", [Moment.IN_HOOK, Moment.BEFORE_COMMIT, Moment.BEFORE_HOOK])
