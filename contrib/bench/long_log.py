@@ -14,17 +14,18 @@ from backends.sqlite.copy import nothing
 from contrib.bench.contestants import Call
 
 LOOPS = 20
-_BUMP = re.compile(r"(?<=AND intval = )\d+")
+BUMP = re.compile(r"(?<=AND intval = )\d+")
+"""The version before, in the statement that counts it up."""
 
 
 def long_log(calls: list[Call], loops: int = LOOPS) -> list[Call]:
     """The recorded calls, then `loops` times those of them that can be repeated, each with its own version."""
-    again = _repeatable(calls)
+    again = repeatable(calls)
     longer = list(calls)
     version = calls[-1]["data_version"]
     for _ in range(loops):
         for call in again:
-            bump = _BUMP.sub(str(version), call["writes"][-1])
+            bump = BUMP.sub(str(version), call["writes"][-1])
             version += 1
             # Copies, as a node would send them: the same few strings would stay in the processor's cache.
             copies = [statement.encode().decode() for statement in call["writes"][:-1]]
@@ -32,13 +33,14 @@ def long_log(calls: list[Call], loops: int = LOOPS) -> list[Call]:
     return longer
 
 
-def _repeatable(calls: list[Call]) -> list[Call]:
+def repeatable(calls: list[Call]) -> list[Call]:
+    """Those of the recorded changes that the database allows again and again, in this order."""
     database = sqlite3.connect(":memory:", isolation_level=None)
     database.execute("PRAGMA foreign_keys = ON")
     for call in calls:
         for statement in call["writes"]:
             database.execute(statement)
-    again = [call for call in calls if _BUMP.search(call["writes"][-1]) and not _migrates(call)]
+    again = [call for call in calls if BUMP.search(call["writes"][-1]) and not _migrates(call)]
     passed = 0
     while passed < 2:  # a change that one round allows may fail in the next
         allowed = [call for call in again if _allows(database, call["writes"][:-1])]
