@@ -60,6 +60,7 @@ class Compaction:
         """`members` are those of a backup that has several: one of them is compacted, and the result goes to all."""
         self._url, self._directory, self._report, self._damage = url, directory, report, damage
         self._members, self._member = members, ""
+        self._times_out = 0  # how often that member had been out of sync when the process was started
         self._renewal, self._renews = renewal, False
         self._process: subprocess.Popen[bytes] | None = None
         self._began = self._not_before = 0.0
@@ -131,6 +132,7 @@ class Compaction:
         self._given_up, self._pulse = False, ProcessWatch()
         if self._members is not None:
             self._member, self._url = self._members.to_compact()
+            self._times_out = self._members.times_out(self._member)
         try:
             share = commits.share()
             told = [] if share is None and copied is None else ["" if share is None else str(share)]
@@ -145,39 +147,65 @@ class Compaction:
         if self._given_up:
             self._tidy(writer)
             return
-        if process.returncode == UNRESTORABLE and not self._renews and self._unrestorable(writer, out):
+        unrestorable = process.returncode == UNRESTORABLE and not self._renews and not self._lost_its_member()
+        if unrestorable and self._unrestorable(writer, out):
             return
         try:
             if process.returncode != 0:
                 raise BackupError(why_it_failed(process.returncode, err))
-            text = out.decode().strip()
-            if text == NOTHING:
-                self._report("info", "compaction: there is nothing to compact yet")
-                self._not_below = writer.position.sequence + MAX_ROLL_FORWARD
-                self._succeeded(writer)
-                return
-            if not self._renews:
-                known = writer.damage.read()  # by another process, perhaps in what this compaction left out
-                if known is not None:
-                    raise BackupError(known.sentence())
-            compacted, anew = CompactedSnapshot.decode(text), self._renewal.why if self._renews else None
-            if self._members is None:
-                writer.publish_compaction(compacted, anew)
-            else:
-                self._members.publish_compaction(writer, compacted, self._member, anew)
+            made = self._published(writer, out.decode().strip())
         except (BackupError, ValueError, KeyError, TypeError, OSError) as error:
-            self._fail(writer, str(error))
+            if self._lost_its_member():
+                self._begin_again(writer)
+            else:
+                self._fail(writer, str(error))
             return
         self._succeeded(writer)
-        if self._renews:
-            self._renewed(compacted)
-            return
-        sizes = writer.sizes()
-        self._report(
-            "info",
-            f"compaction ended after {time.monotonic() - self._began:.1f} s: snapshot {sizes.snapshot} bytes, "
-            f"{counted(sizes.records, 'record')} in {sizes.segments} bytes since",
-        )
+        self._tell(writer, made)
+
+    def _published(self, writer: Writer, text: str) -> CompactedSnapshot | None:
+        """Publish what the process has made, and return it; None if it has found nothing to compact.
+
+        Raises BackupError, OSError, or what `CompactedSnapshot.decode` raises.
+        """
+        if text == NOTHING:
+            self._not_below = writer.position.sequence + MAX_ROLL_FORWARD
+            return None
+        if not self._renews:
+            known = writer.damage.read()  # by another process, perhaps in what this compaction left out
+            if known is not None:
+                raise BackupError(known.sentence())
+        made, anew = CompactedSnapshot.decode(text), self._renewal.why if self._renews else None
+        if self._members is None:
+            writer.publish_compaction(made, anew)
+        else:
+            self._members.publish_compaction(writer, made, self._member, anew)
+        return made
+
+    def _tell(self, writer: Writer, made: CompactedSnapshot | None) -> None:
+        if made is None:
+            self._report("info", "compaction: there is nothing to compact yet")
+        elif self._renews:
+            self._renewed(made)
+        else:
+            sizes = writer.sizes()
+            self._report(
+                "info",
+                f"compaction ended after {time.monotonic() - self._began:.1f} s: snapshot {sizes.snapshot} bytes, "
+                f"{counted(sizes.records, 'record')} in {sizes.segments} bytes since",
+            )
+
+    def _lost_its_member(self) -> bool:
+        """Whether the member at which the snapshot was being made went out of sync: what was there may be gone."""
+        return self._members is not None and self._members.times_out(self._member) != self._times_out
+
+    def _begin_again(self, writer: Writer) -> None:
+        """The member at which the snapshot was being made was lost, which is told already. The copy of a renewal is not
+        at a member."""
+        what = "the new snapshot" if self._renews else "the compaction"
+        self._report("info", f"{what} is begun again: {self._member}, where it was made, was out of sync meanwhile")
+        self._tidy(writer)
+        self.wanted = not self._renews
 
     def _renewed(self, made: CompactedSnapshot) -> None:
         self._renewal.give_up()

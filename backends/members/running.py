@@ -88,6 +88,7 @@ class RunningMembers:
         self.obstacles: dict[str, tuple[Obstacle, str]] = {}
         """For each member that cannot be caught up now: what stands in the way."""
         self._dropped_at: dict[str, Position] = {}
+        self._went_out: dict[str, int] = {}
         self._missing = missing
         self.changing = threading.RLock()
         self._catches_up = False
@@ -177,6 +178,7 @@ class RunningMembers:
             pass
         for name, error in lost.items():
             self.reached[name] = self._dropped_at[name] = self.position()
+            self._went_out[name] = self.times_out(name) + 1
             self.mirror.unlock(name)
             self._tell_out_of_sync(self.member(name), clause(error))
             self.catch_up(name)
@@ -308,6 +310,10 @@ class RunningMembers:
         """The name and the URL of the member that is to be compacted: the first one in sync."""
         name = next(iter(self.mirror.in_sync))
         return name, self.member(name).url
+
+    def times_out(self, name: str) -> int:
+        """How often this member went out of sync since the start: what was made at it before may be gone."""
+        return self._went_out.get(name, 0)
 
     def publish_compaction(
         self, writer: Writer, compacted: CompactedSnapshot, name: str | None = None, anew: Anew | None = None
