@@ -17,6 +17,7 @@ from threading import Timer
 
 import pytest
 
+from backends.log.format.records import segment_name
 from backends.text import counted
 from plugin.at_start import Start, WhyLeft
 from plugin.before_manifest import before_manifest
@@ -24,6 +25,7 @@ from tests.end_to_end.db_compare import differences
 from tests.end_to_end.world import PLUGIN, World, as_mortal, backup_cli, said_at, snapshots_taken
 from tests.fake_lightningd import Call, History, Moment, Refused, Victim, has_hot_journal, transaction
 from tests.fake_lightningd.database import SeparateDatabase
+from tests.members.world import eventually
 
 MIGRATION = (
     "CREATE TABLE parents (id INTEGER PRIMARY KEY)",
@@ -45,16 +47,17 @@ def drop_with_foreign_keys_off(history: History) -> list[Call]:
     ]
 
 
-def play_and_set_back(world: World, calls: Iterable[Call], keep: int) -> Path:
+def play_and_set_back(world: World, calls: Iterable[Call], keep: int, second_segment_at: int | None = None) -> Path:
     """Kill the node after these calls, and put the database back to where it was after `keep` of them. Returns a copy
-    of
-    the newest state."""
+    of the newest state. Before call `second_segment_at`, the maintenance has made the next segment."""
     calls, aside = list(calls), world.root / "aside"
     node = world.node()
     node.start()
     for number, call in enumerate(calls):
         if number == keep:
             shutil.copy2(world.database, aside)
+        if number == second_segment_at:
+            eventually(lambda: (world.backup / segment_name(2)).exists())
         node.db_write(call)
     node.die()
     newest = world.root / "newest"
@@ -153,7 +156,7 @@ def test_node_killed_after_the_answer_to_a_large_transaction_is_brought_forward(
 def test_compaction_leaves_the_changes_that_a_set_back_database_needs(lived: World, history: History) -> None:
     noise = [f"UPDATE vars SET blobval = x'{os.urandom(800_000).hex()}' WHERE name = 'note 2'" for _ in range(14)]
     calls = [*(history.transaction(sql) for sql in noise), *history.notes(16)]
-    newest = play_and_set_back(lived, calls, keep=14)
+    newest = play_and_set_back(lived, calls, keep=14, second_segment_at=9)
     said = backup_cli("compact", *lived.key_options, lived.url)
     assert said.code == 0, said
     assert lived.status()["generation"] == 2, said
