@@ -18,13 +18,11 @@ from typing import Any
 
 import psutil
 
-from backends import backup_at
-from backends.node.hand_over import hand_over
+from backends.node.directory import DATABASE
 from backends.node.sync_point import SYNC_POINT_FILE
-from backends.sqlite.copy import consistent_copy
 from backup_cli.drill.player import Player, recorded_calls
 from contrib.bench.contestants import Call
-from contrib.bench.large import MEGABYTES, fill_database, tail
+from contrib.bench.large import MEGABYTES, back_up, fill_database, tail
 from contrib.bench.long_log import long_log
 from contrib.bench.report import PLUGIN
 
@@ -91,15 +89,11 @@ def measure(directory: Path, again: Iterator[Call], rest: float) -> dict[str, An
 
 def prepare(directory: Path, database: Path | None, megabytes: int, again: Iterator[Call]) -> None:
     """Create a node in `directory`, and its backup; let it make a few commits, and leave the backup in doubt."""
-    path = directory / "lightningd.sqlite3"
     if database is None:
         fill_database(directory, recorded_calls(), megabytes * 1_000_000)
     else:
-        shutil.copyfile(database, path)
-    backup = backup_at((directory / "lightning.bkp").as_uri())
-    with consistent_copy(path, directory, writable=True) as source:
-        position = backup.create(source)
-    hand_over(directory, (directory / "lightning.bkp").as_uri(), backup.id(), position)
+        shutil.copyfile(database, directory / DATABASE)
+    back_up(directory, directory / "lightning.bkp")
     player = _Listening(directory, [*PLUGIN])
     try:
         for _ in range(BEFORE):

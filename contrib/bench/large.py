@@ -22,6 +22,7 @@ from typing import Any
 import apsw
 
 from backends import backup_at
+from backends.node.directory import DATABASE
 from backends.node.hand_over import hand_over
 from backends.sqlite.copy import consistent_copy
 from backup_cli.drill.player import Player, recorded_calls
@@ -143,18 +144,21 @@ def beside(
 
 def _prepare(directory: Path, calls: list[Call], size: int, at: Path) -> None:
     """Create a node with a database of `size` bytes, and a backup `at` this path that holds it."""
-    path = fill_database(directory, calls, size)
-    url = at.as_uri()
-    backup = backup_at(url)
-    with consistent_copy(path, directory, writable=True) as source:
+    fill_database(directory, calls, size)
+    back_up(directory, at)
+
+
+def back_up(directory: Path, at: Path) -> None:
+    """Create a backup `at` this path that holds the database of the node in `directory`."""
+    backup = backup_at(at.as_uri())
+    with consistent_copy(directory / DATABASE, directory, writable=True) as source:
         position = backup.create(source)
-    hand_over(directory, url, backup.id(), position)
+    hand_over(directory, at.as_uri(), backup.id(), position)
 
 
-def fill_database(directory: Path, calls: list[Call], size: int) -> Path:
+def fill_database(directory: Path, calls: list[Call], size: int) -> None:
     """Create a node's database of `size` bytes in `directory`."""
-    path = directory / "lightningd.sqlite3"
-    database = apsw.Connection(str(path))
+    database = apsw.Connection(str(directory / DATABASE))
     database.execute("PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF; PRAGMA foreign_keys = ON")
     for call in calls:
         for statement in call["writes"]:
@@ -164,7 +168,6 @@ def fill_database(directory: Path, calls: list[Call], size: int) -> Path:
     database.execute(f"{count} INSERT INTO bench_filler (bytes) SELECT randomblob({ROW}) FROM count")
     database.execute("PRAGMA journal_mode = DELETE")
     database.close()
-    return path
 
 
 def figures(found: Beside) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import pytest
 from backends.storage.postgres.address import address_of
 from backends.storage.postgres.store import PostgresStore
 from backends.urls import parse_url
+from tests.destinations.pg_proxy import PgProxy
 from tests.destinations.places import Places
-from tests.destinations.postgres import PostgresCluster
+from tests.destinations.postgres import DATABASE, ROLE, PostgresCluster
 from tests.destinations.tools import wait_until
 
 SHORT = 2.5
@@ -98,3 +99,19 @@ def believed(store: PostgresStore, key: str) -> bool:
         except TimeoutError:
             return False
     return True
+
+
+@pytest.fixture
+def proxy(cluster: PostgresCluster) -> Iterator[PgProxy]:
+    """In front of the primary."""
+    proxy = PgProxy(cluster.primary.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def through(proxy: PgProxy, store_of: StoreMaker) -> PostgresStore:
+    """A store that waits LONG for a commit, and reaches the primary through the proxy."""
+    store = store_of(url=f"postgres://{ROLE}@127.0.0.1:{proxy.port}/{DATABASE}/node-{secrets.token_hex(4)}")
+    store.create("backup", b"made")
+    return store

@@ -1,8 +1,7 @@
 """What only makes a message better is given up early at every object store, however long a commit may wait there."""
 
-import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -17,10 +16,9 @@ from backends.storage.objects.store import ObjectStore
 from tests.destinations.buckets import Proxied, store_at
 from tests.destinations.fault_proxy import Treatment
 from tests.destinations.pg_proxy import PgProxy
-from tests.destinations.postgres import DATABASE, ROLE, PostgresCluster
-from tests.destinations.postgres_fixtures import LONG, StoreMaker, cluster, store_of
+from tests.destinations.postgres_fixtures import LONG, cluster, proxy, store_of, through
 
-__all__ = ["cluster", "store_of"]
+__all__ = ["cluster", "proxy", "store_of", "through"]
 
 SOON = 2.6
 """Seconds for a message in these tests: S3 takes no attempt that could not last two."""
@@ -89,22 +87,6 @@ def test_bucket_is_not_asked_without_time_for_an_answer(bucket: Proxied) -> None
         bucket.store.get("it")
     assert not bucket.asked()
     assert bucket.store.get("it").data == b"data"
-
-
-@pytest.fixture
-def proxy(cluster: PostgresCluster) -> Iterator[PgProxy]:
-    """In front of the primary."""
-    proxy = PgProxy(cluster.primary.port)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture
-def through(proxy: PgProxy, store_of: StoreMaker) -> ObjectStore:
-    """A store that waits LONG for a commit, and reaches the primary through the proxy."""
-    store = store_of(url=f"postgres://{ROLE}@127.0.0.1:{proxy.port}/{DATABASE}/node-{secrets.token_hex(4)}")
-    store.create("backup", b"made")
-    return store
 
 
 def test_postgresql_that_hangs_is_not_waited_for_by_a_message(proxy: PgProxy, through: ObjectStore) -> None:

@@ -3,7 +3,7 @@
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,21 @@ from backends.storage.postgres.errors import Unsafe
 from backends.storage.postgres.store import PostgresStore
 from tests.destinations.pg_proxy import PgProxy
 from tests.destinations.postgres import DATABASE, ROLE, SCHEMA, PostgresCluster, becoming
-from tests.destinations.postgres_fixtures import LONG, SHORT, Attempt, StoreMaker, cluster, store, store_of
+from tests.destinations.postgres_fixtures import (
+    LONG,
+    SHORT,
+    Attempt,
+    StoreMaker,
+    cluster,
+    proxy,
+    store,
+    store_of,
+    through,
+)
 from tests.destinations.tools import free_ports, need, start, wait_until
 from tests.log.histories import CAMPAIGN
 
-__all__ = ["cluster", "store", "store_of"]
-
-
-@pytest.fixture
-def proxy(cluster: PostgresCluster) -> Iterator[PgProxy]:
-    """In front of the primary."""
-    proxy = PgProxy(cluster.primary.port)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture
-def through(proxy: PgProxy, store_of: StoreMaker) -> PostgresStore:
-    """A store that reaches the primary through the proxy."""
-    store = store_of(url=f"postgres://{ROLE}@127.0.0.1:{proxy.port}/{DATABASE}/node-{secrets.token_hex(4)}")
-    store.create("backup", b"made")
-    return store
+__all__ = ["cluster", "proxy", "store", "store_of", "through"]
 
 
 def rows(cluster: PostgresCluster, store: PostgresStore) -> str:

@@ -119,6 +119,19 @@ def taken_over_while_publishing(node: Node, name: str, monkeypatch: pytest.Monke
     return second
 
 
+def taken_over_after_naming(node: Node, name: str, monkeypatch: pytest.MonkeyPatch) -> list[Writer]:
+    """Another writer takes over just after the first one has given a new file this name."""
+    rename, second = node.storage.rename_new, list[Writer]()
+
+    def taken_over(old: str, new: str) -> None:
+        rename(old, new)
+        if new == name:
+            second.append(replacing(node))
+
+    monkeypatch.setattr(node.storage, "rename_new", taken_over)
+    return second
+
+
 def assert_both_stop(node: Node, second: Writer, clock: Clock) -> None:
     """Both writers must stop: neither can know any more whose files are there."""
     for writer in (second, node.writer):
@@ -156,16 +169,9 @@ def test_takeover_just_before_manifest_stops_publication_of_compaction(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The snapshot already has its name; the second writer does not even notice it."""
-    compacted, second = compact_log(node.storage, node.scratch, leave_out=1), list[Writer]()
+    compacted = compact_log(node.storage, node.scratch, leave_out=1)
     assert compacted is not None
-    rename = node.storage.rename_new
-
-    def taken_over(old: str, new: str) -> None:
-        rename(old, new)
-        if new == snapshot_name(2):
-            second.append(replacing(node))
-
-    monkeypatch.setattr(node.storage, "rename_new", taken_over)
+    second = taken_over_after_naming(node, snapshot_name(2), monkeypatch)
     with pytest.raises(Fenced):
         node.writer.publish_compaction(compacted)
     fill(second[0])
@@ -204,14 +210,7 @@ def test_takeover_just_before_manifest_stops_publication_of_new_snapshot(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And it notes nothing as kept that the second writer would have to believe."""
-    second, rename = list[Writer](), node.storage.rename_new
-
-    def taken_over(old: str, new: str) -> None:
-        rename(old, new)
-        if new == snapshot_name(2):
-            second.append(replacing(node))
-
-    monkeypatch.setattr(node.storage, "rename_new", taken_over)
+    second = taken_over_after_naming(node, snapshot_name(2), monkeypatch)
     with pytest.raises(Fenced):
         node.renew()
     fill(second[0])

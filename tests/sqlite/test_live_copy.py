@@ -5,7 +5,9 @@ import random
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -128,69 +130,61 @@ def assert_is(target: Path, expected: object) -> None:
     assert contents(target) == expected
 
 
-@settings(max_examples=60, deadline=None)
-@given(
+@dataclass(frozen=True)
+class Meanwhile:
+    """What is committed while the copy is made, and on what terms."""
+
+    transactions: list[int]
+    when: list[bool]
+    first: int
+    cache: int
+    waiting: int
+    seed: int
+
+    def failure_of_copy(self, directory: Path, *, synchronous: str = "FULL", secure: bool = True) -> CopyFailed | None:
+        """Make the copy. It is the database at its beginning, or has failed: returns why."""
+        with (
+            patch.object(module, "MAX_WAITING", self.waiting),
+            closing(Committer(directory / "node.sqlite3", self.cache, synchronous, self.seed, secure=secure)) as node,
+        ):
+            before, target = contents(node.path), directory / "copy.sqlite3"
+            copy = copied_beside(node, target, iter(self.transactions), iter(self.when), self.first)
+            if copy.failure is None:
+                assert_is(target, before)
+            copy.close()
+            return copy.failure
+
+
+anything = st.builds(
+    Meanwhile,
     transactions=st.lists(st.integers(0, 120), max_size=30),
     when=st.lists(st.booleans(), max_size=200),
     first=st.integers(0, 120),
     cache=st.sampled_from((-2000, 10)),
-    synchronous=st.sampled_from(("FULL", "OFF")),
     waiting=st.sampled_from((0, 3 * PAGE, 1 << 20)),
     seed=st.integers(0, 1 << 16),
 )
+
+
+@settings(max_examples=60, deadline=None)
+@given(meanwhile=anything, synchronous=st.sampled_from(("FULL", "OFF")))
 def test_copy_is_the_database_at_its_beginning_whatever_is_committed_meanwhile(
-    tmp_path_factory: pytest.TempPathFactory,
-    transactions: list[int],
-    when: list[bool],
-    first: int,
-    cache: int,
-    synchronous: str,
-    waiting: int,
-    seed: int,
+    tmp_path_factory: pytest.TempPathFactory, meanwhile: Meanwhile, synchronous: str
 ) -> None:
     """With 10 pages of cache, most transactions write into the database before the hook is called."""
-    directory = tmp_path_factory.mktemp("live")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "MAX_WAITING", waiting)
-        with closing(Committer(directory / "node.sqlite3", cache, synchronous, seed)) as node:
-            before = contents(node.path)
-            copy = copied_beside(node, directory / "copy.sqlite3", iter(transactions), iter(when), first)
-            assert copy.failure is None
-            assert_is(directory / "copy.sqlite3", before)
-            copy.close()
+    assert meanwhile.failure_of_copy(tmp_path_factory.mktemp("live"), synchronous=synchronous) is None
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    transactions=st.lists(st.integers(0, 120), max_size=30),
-    when=st.lists(st.booleans(), max_size=200),
-    first=st.integers(0, 120),
-    cache=st.sampled_from((-2000, 10)),
-    waiting=st.sampled_from((0, 3 * PAGE, 1 << 20)),
-    seed=st.integers(0, 1 << 16),
-)
+@given(meanwhile=anything)
 def test_page_that_is_freed_and_used_again_without_being_journalled_is_in_the_copy(
-    tmp_path_factory: pytest.TempPathFactory,
-    transactions: list[int],
-    when: list[bool],
-    first: int,
-    cache: int,
-    waiting: int,
-    seed: int,
+    tmp_path_factory: pytest.TempPathFactory, meanwhile: Meanwhile
 ) -> None:
     """With 10 pages of cache, such a page may be written before the hook is called: then the copy fails."""
-    directory = tmp_path_factory.mktemp("live")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "MAX_WAITING", waiting)
-        with closing(Committer(directory / "node.sqlite3", cache, seed=seed, secure=False)) as node:
-            before = contents(node.path)
-            copy = copied_beside(node, directory / "copy.sqlite3", iter(transactions), iter(when), first)
-            if copy.failure is None:
-                assert_is(directory / "copy.sqlite3", before)
-            else:
-                assert cache == 10
-                assert "that had just become free" in str(copy.failure)
-            copy.close()
+    failure = meanwhile.failure_of_copy(tmp_path_factory.mktemp("live"), secure=False)
+    if failure is not None:
+        assert meanwhile.cache == 10
+        assert "that had just become free" in str(failure)
 
 
 @pytest.mark.parametrize("pragma", ["auto_vacuum = FULL", "auto_vacuum = INCREMENTAL", "journal_mode = WAL"])
