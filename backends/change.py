@@ -34,6 +34,11 @@ UNKNOWN_DATABASE = 0
 """The fingerprint of a database about which nothing is known: no real fingerprint has this value."""
 
 
+def change_counter(header: bytes) -> int:
+    """How many transactions have changed the file (bytes 24 to 28); 0 when it is too short to have a header."""
+    return int.from_bytes(header[24:28], "big") if len(header) >= DATABASE_HEADER else 0
+
+
 def database_fingerprint(header: bytes) -> int:
     """The fingerprint that a record keeps of the database before its change.
 

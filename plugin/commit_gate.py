@@ -155,7 +155,7 @@ class CommitGate:
             self._refuse_emptied(backup, seen.end)
             self.snapshots.prepare(backup, change)
         else:
-            self.snapshots.is_needless()
+            self.snapshots.forget_early_copy()
         self._session = remember_new_session(self.directory, self._backup_id, last)
         writer = destination.open(self.report, self._session, seen)
         self.members, position = destination.members, writer.position

@@ -6,7 +6,6 @@ The hook never waits for it: a separate process of the lowest priority reads, re
 """
 
 import json
-import os
 import subprocess
 import time
 from contextlib import suppress
@@ -26,6 +25,7 @@ from backends.text import counted
 from plugin.damage_watch import DamageWatch
 from plugin.process_watch import HANGS_AFTER, ProcessWatch, start_beside, why_it_failed
 from plugin.renewal import Renewal
+from plugin.told import number_told
 
 MIN_SEGMENT_BYTES = 16 << 20
 """Bytes of segments below which nothing is compacted."""
@@ -112,7 +112,6 @@ class Compaction:
             self._fail(writer, str(error))
             return
         if copied is not None:
-            self._renews = True
             self._begin(writer, copied)
 
     def _start(self, writer: Writer) -> None:
@@ -124,11 +123,10 @@ class Compaction:
         )
         with suppress(BackupError, OSError):  # then the compaction itself will say that there is no space
             writer.give_up_history(sizes.snapshot + sizes.segments + AT_DESTINATION)
-        self._renews = False
         self._begin(writer)
 
     def _begin(self, writer: Writer, copied: CopiedDatabase | None = None) -> None:
-        self._began = time.monotonic()
+        self._began, self._renews = time.monotonic(), copied is not None
         self._given_up, self._pulse = False, ProcessWatch()
         if self._members is not None:
             self._member, self._url = self._members.to_compact()
@@ -278,5 +276,5 @@ UNRESTORABLE = 3
 
 def least() -> int:
     """MIN_SEGMENT_BYTES, or what an experiment or a test sets instead."""
-    told = os.environ.get("LIGHTNINGD_BACKUP_COMPACT_AT", "")
-    return int(told) if told.isascii() and told.isdigit() and len(told) < 19 else MIN_SEGMENT_BYTES
+    told = number_told("LIGHTNINGD_BACKUP_COMPACT_AT")
+    return MIN_SEGMENT_BYTES if told is None else told

@@ -4,7 +4,6 @@ Later may be too late: a large first transaction makes SQLite write to the file 
 can read it. The start would then be refused, and the next one as well.
 """
 
-import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +12,7 @@ from backends.base import SnapshotSource
 from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.sqlite.copy import consistent_copy
+from plugin.told import number_told
 
 LARGE = 64 << 20
 """Bytes of a database above which lightningd does not wait for a copy of it, or for a new snapshot (plugin/renewal.py).
@@ -21,8 +21,8 @@ With a smaller one that takes a second or two, with a slow stick, too."""
 
 def is_large(size: int) -> bool:
     """Whether a database of so many bytes is LARGE, or larger than what an experiment or a test sets instead."""
-    told = os.environ.get("LIGHTNINGD_BACKUP_LARGE", "")
-    return size > (int(told) if told.isascii() and told.isdigit() and len(told) < 19 else LARGE)
+    told = number_told("LIGHTNINGD_BACKUP_LARGE")
+    return size > (LARGE if told is None else told)
 
 
 class EarlyCopy:

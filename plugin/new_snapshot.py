@@ -39,7 +39,7 @@ class NewSnapshots:
         self.directory, self.report, self._start, self._check = directory, report, start, check
         self.reading_database = threading.Lock()
         """Held while this process has the database open through SQLite; not on the commit path."""
-        self.renewal = Renewal(directory, report, self.reading_database)
+        self.renewal = Renewal(directory, self.reading_database)
         self.damage = DamageWatch(directory, report, self.renewal)
         self.backup_id = ""
         self.noting = threading.Lock()
@@ -58,8 +58,8 @@ class NewSnapshots:
         if not self._begin_copy(backup, change):
             self._copy_database(change)
 
-    def is_needless(self) -> None:
-        """The first call needs no new snapshot."""
+    def forget_early_copy(self) -> None:
+        """Remove the copy that was made before lightningd opened the database: the first call needs no new snapshot."""
         self._copies.close()
         self._start.copy = None
 

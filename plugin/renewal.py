@@ -20,7 +20,6 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from backends.base import Report
 from backends.change import Change, foreign_keys_setting
 from backends.compaction.copy_out import CopyOut
 from backends.compaction.from_copy import CopiedDatabase
@@ -44,8 +43,8 @@ _LOWEST = 19
 class Renewal:
     """One new snapshot at a time. `reading_database` is held by whoever opens the database through SQLite."""
 
-    def __init__(self, directory: Path, report: Report, reading_database: threading.Lock) -> None:
-        self._directory, self._report, self._reading = directory, report, reading_database
+    def __init__(self, directory: Path, reading_database: threading.Lock) -> None:
+        self._directory, self._reading = directory, reading_database
         self._held = ExitStack()
         self._capturing = threading.Lock()
         """Held while a call of the hook uses the copy: no other thread may close its files then."""

@@ -94,8 +94,7 @@ def _catch_up(directory: Path, settings: Settings, began: float, locked: WhyLeft
         start.left = locked or _why_not_the_nodes(directory) or why_not_alone(directory, began + ALONE_WITHIN)
         _bring_forward(directory, found, noted, read, start, began + DONE_WITHIN)
     start.seen = look(directory)
-    snapshot = isinstance(found, AsFound) and start.left is None and _begins_anew(directory, found, read, start)
-    if snapshot and isinstance(found, AsFound):
+    if isinstance(found, AsFound) and start.left is None and _begins_anew(directory, found, read, start):
         start.state = found.state
         small = start.seen is not None and not is_large(start.seen.size)
         if small and why_not_alone(directory, began + ALONE_WITHIN) is None:

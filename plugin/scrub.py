@@ -8,7 +8,6 @@ When the next one is due is in the node's directory, so a node that is restarted
 """
 
 import json
-import os
 import random
 import subprocess
 import time
@@ -23,6 +22,7 @@ from backends.members.repair import Mending
 from backends.node.files import read_small_file, replace_file
 from backends.text import counted, printable
 from plugin.process_watch import HANGS_AFTER, ProcessWatch, start_beside, why_it_failed
+from plugin.told import number_told
 
 SCRUB_FILE = "backup.scrub"
 """The file in the node's directory with the time at which the next scrub is due, in seconds since 1970."""
@@ -168,5 +168,5 @@ class Scrub:
 
 def schedule_told() -> Schedule:
     """The usual Schedule; an experiment or a test sets how many seconds after a start the first scrub comes."""
-    told = os.environ.get("LIGHTNINGD_BACKUP_SCRUB_AFTER", "")
-    return Schedule(settle=float(told), spread=0.0) if told.isascii() and told.isdigit() else Schedule()
+    told = number_told("LIGHTNINGD_BACKUP_SCRUB_AFTER")
+    return Schedule() if told is None else Schedule(settle=float(told), spread=0.0)

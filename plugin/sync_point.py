@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Protocol
 
 from backends.base import Position, Report
-from backends.change import UNKNOWN_DATABASE, database_fingerprint
+from backends.change import UNKNOWN_DATABASE, change_counter, database_fingerprint
 from backends.errors import BackupError
 from backends.log.writer.writer import Writer
 from backends.node.database_file import DatabaseFile
@@ -46,7 +46,7 @@ from backends.node.directory import database_path
 from backends.node.files import sync_directory
 from backends.node.memory import sync_point_of
 from backends.node.running import lightningd_has_started
-from backends.node.sync_point import Fingerprint, OpenSyncPoint, SavedEnd, change_counter
+from backends.node.sync_point import Fingerprint, OpenSyncPoint, SavedEnd
 from backends.sqlite.source import inspect
 
 FAST, SLOW = 0.01, 0.2

@@ -7,7 +7,6 @@ writer publishes the result, by one rename.
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,11 @@ from backends.compaction.copy_out import CopyOut
 from backends.compaction.space_reserve import SpaceReserve
 from backends.errors import BackupError
 from backends.log.format.documents import Base
-from backends.log.format.records import RECORD_HEADER_SIZE, FileHeader, Flag
+from backends.log.format.records import RECORD_HEADER_SIZE, Flag
 from backends.log.reader.generation import Reader
 from backends.log.reader.opening import open_generation
 from backends.log.reader.passes import StoredChange
-from backends.log.writer.compacted import BY, CompactedSnapshot, remove_unfinished
+from backends.log.writer.compacted import BY, CompactedSnapshot, removed_unless_finished
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.pace import Pace
 from backends.log.writer.snapshot import next_generation, write_snapshot
@@ -98,7 +97,9 @@ def compact_log(
             pieces = _shown(reserve.checked(file_pieces(database), seen), size, progress, copy_out)
             number = next_generation(storage, begun.generation)
             base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)
-            written = _write(storage, begun.snapshot_header(number), base, pieces, size, options, pace)
+            file = begun.snapshot_header(number)
+            with removed_unless_finished(storage):
+                written = write_snapshot(storage, file, base, pieces, options, by=BY, size=size, pace=pace)
     return CompactedSnapshot(begun.generation, number, written, base, place.next_segment)
 
 
@@ -123,24 +124,6 @@ def _shown(pieces: Iterable[bytes], size: int, progress: BytesDone | None, copy_
 def _look_at_space(pace: Pace, size: int, free: int) -> None:
     """Whether the rest of a database of `size` bytes nearly fills the destination: then it is not the time to yield."""
     pace.short_of_space = free < max(size - pace.done, 0) + NEARLY_FULL
-
-
-def _write(
-    storage: Storage,
-    file: FileHeader,
-    base: Base,
-    pieces: Iterable[bytes],
-    size: int,
-    options: LogOptions,
-    pace: Pace | None,
-) -> str:
-    """Write the snapshot with this file header, of a database of `size` bytes; returns its temporary name."""
-    try:
-        return write_snapshot(storage, file, base, pieces, options, by=BY, size=size, pace=pace)
-    except BaseException:
-        with suppress(OSError):
-            remove_unfinished(storage)
-        raise
 
 
 def _place(reader: Reader, leave_out: int) -> _Place | None:

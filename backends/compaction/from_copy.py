@@ -5,21 +5,22 @@ Unlike a compaction it takes nothing from the log: it is what heals a backup who
 
 import json
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from backends.base import SnapshotSource
 from backends.change import ahead
 from backends.compaction.space_reserve import SpaceReserve
 from backends.errors import BackupError
 from backends.log.format.documents import Base, Manifest
 from backends.log.reader.opening import check_log, read_manifest
-from backends.log.writer.compacted import BY, CompactedSnapshot, remove_unfinished
+from backends.log.writer.compacted import BY, CompactedSnapshot, removed_unless_finished
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.pace import Pace
 from backends.log.writer.snapshot import next_generation, write_snapshot
 from backends.sqlite.connection import READ_ONLY, connect, integrity_errors
-from backends.sqlite.copy import file_pieces
+from backends.sqlite.copy import BytesDone, file_pieces, watched
 from backends.sqlite.source import state_of
 from backends.storage.base import Storage
 from backends.storage.unreachable import reaching
@@ -52,7 +53,7 @@ class CopiedDatabase:
 def snapshot_of_copy(
     storage: Storage,
     copied: CopiedDatabase,
-    progress: Callable[[int, int], None],
+    progress: BytesDone,
     *,
     options: LogOptions = DEFAULT_OPTIONS,
     pace: Pace | None = None,
@@ -72,17 +73,12 @@ def snapshot_of_copy(
         if begun.generation != copied.replaces:
             raise BackupError("it was overtaken by another new snapshot")
         number = next_generation(storage, begun.generation)
-        done = 0
-
-        def shown(piece: bytes) -> bytes:
-            nonlocal done
-            done += len(piece)
-            progress(done, size)
-            return piece
-
-        pieces = map(shown, reserve.checked(file_pieces(path)))
-        written = _write(storage, begun, number, copied.base, pieces, size, options, pace)
-        _check_log(storage, replace(begun, base=copied.base, first_segment=copied.first_segment))
+        pieces = reserve.checked(file_pieces(path))
+        source = watched(SnapshotSource(pieces, copied.base.data_version, None, size=size), progress)
+        file = begun.snapshot_header(number)
+        with removed_unless_finished(storage):
+            written = write_snapshot(storage, file, copied.base, source.pieces, options, by=BY, size=size, pace=pace)
+            _check_log(storage, replace(begun, base=copied.base, first_segment=copied.first_segment))
     return CompactedSnapshot(copied.replaces, number, written, copied.base, copied.first_segment)
 
 
@@ -104,26 +100,4 @@ def _check_log(storage: Storage, manifest: Manifest) -> None:
     try:
         check_log(storage, manifest)
     except BackupError as error:
-        with suppress(OSError):
-            remove_unfinished(storage)
         raise BackupError(f"what was saved since the copy cannot be read: {error}") from error
-
-
-def _write(
-    storage: Storage,
-    begun: Manifest,
-    number: int,
-    base: Base,
-    pieces: "map[bytes]",
-    size: int,
-    options: LogOptions,
-    pace: Pace | None,
-) -> str:
-    try:
-        return write_snapshot(
-            storage, begun.snapshot_header(number), base, pieces, options, by=BY, size=size, pace=pace
-        )
-    except BaseException:
-        with suppress(OSError):
-            remove_unfinished(storage)
-        raise

@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
-from backends.change import DATABASE_HEADER
-from backends.node.sync_point import Fingerprint, change_counter, fingerprint_of, has_hot_journal
+from backends.change import DATABASE_HEADER, change_counter
+from backends.node.sync_point import Fingerprint, fingerprint_of
+from backends.sqlite.rollback_journal import has_hot_journal
 
 
 class DatabaseFile:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from backends.change import DATABASE_HEADER, database_fingerprint
+from backends.change import DATABASE_HEADER, change_counter, database_fingerprint
 from backends.node.directory import database_path
 from backends.node.files import read_small_file, replace_file
+from backends.sqlite.rollback_journal import has_hot_journal
 
 SYNC_POINT_FILE = "backup.witness"
 
@@ -117,27 +118,6 @@ def fingerprint_of(descriptor: int, path: Path) -> Fingerprint:
             journal = path.with_name(path.name + "-journal").stat()
             size, changed = size + journal.st_size, max(changed, journal.st_mtime_ns)
     return Fingerprint(status.st_ino, size, changed, change_counter(header), database_fingerprint(header))
-
-
-def change_counter(header: bytes) -> int:
-    """How many transactions have changed the file (bytes 24 to 28); 0 when it is too short to have a header."""
-    return int.from_bytes(header[24:28], "big") if len(header) == DATABASE_HEADER else 0
-
-
-def has_hot_journal(path: Path) -> bool:
-    """Whether the journal beside the database is hot: its transaction may have been partly written into the database.
-
-    SQLite writes the first bytes of a journal only when all of it is on the disk, and touches the database only after
-    that: while these bytes are zeros, the database file holds the last commit. OSError when the journal cannot be read.
-    """
-    try:
-        descriptor = os.open(path.with_name(path.name + "-journal"), os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return False
-    try:
-        return any(os.read(descriptor, 8))
-    finally:
-        os.close(descriptor)
 
 
 def look(directory: Path) -> Fingerprint | None:

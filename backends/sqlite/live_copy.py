@@ -28,10 +28,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
-from backends.change import DATABASE_HEADER
+from backends.change import DATABASE_HEADER, change_counter
 from backends.errors import BackupError
 from backends.sqlite.free_list import FreeList, FreeListDamaged
-from backends.sqlite.rollback_journal import NoJournal, RollbackJournal, is_hot
+from backends.sqlite.rollback_journal import NoJournal, RollbackJournal, has_hot_journal
 from backends.text import unexpected
 
 PORTION = 1 << 20
@@ -45,10 +45,6 @@ _LOOK_EVERY = 0.01
 
 _COUNTERS = 1 << 32
 _AUTO_VACUUM = slice(52, 56)  # in page 1; zeros unless a database is in one of these modes
-
-
-def _counter(header: bytes) -> int:
-    return int.from_bytes(header[24:28], "big")
 
 
 class CopyFailed(BackupError):
@@ -104,7 +100,7 @@ class LiveCopy:
                 os.ftruncate(self._target, self.size)
                 self._save(self._journalled(journal))
                 first = self._before(journal, 1)
-                self._counter = _counter(first)
+                self._counter = change_counter(first)
                 if any(first[_AUTO_VACUUM]):  # it moves pages at the commit
                     raise CopyFailed("the database is in auto-vacuum mode")
                 if not self._is_saved(1):  # each commit changes it, but it may come into the journal only then
@@ -135,7 +131,7 @@ class LiveCopy:
         """Raise CopyFailed unless the announced commits were made and no others; so many of them may be under way."""
         while True:
             announced = self._commits
-            reached = _counter(os.pread(self._source, DATABASE_HEADER, 0))
+            reached = change_counter(os.pread(self._source, DATABASE_HEADER, 0))
             if announced == self._commits:  # otherwise the hook was called meanwhile
                 break
         if (self._counter + announced - reached) % _COUNTERS > under_way:
@@ -216,7 +212,7 @@ class LiveCopy:
 
         Once no journal is hot, whatever was copied was saved by its call, or was not changed before it was copied.
         """
-        while is_hot(self._database):
+        while has_hot_journal(self._database):
             if not between(self.size, self.size):
                 raise CopyFailed("it was stopped")
             time.sleep(_LOOK_EVERY)

@@ -116,16 +116,20 @@ class RollbackJournal:
         return number, page
 
 
-def is_hot(database: Path) -> bool:
-    """Whether the transaction under way may have been partly written into the database. OSError.
+def has_hot_journal(path: Path) -> bool:
+    """Whether the journal beside the database is hot: its transaction may have been partly written into the database.
 
-    SQLite writes the magic only when the journal is on the disk, and touches the database only after that.
+    SQLite writes the first bytes of a journal only when all of it is on the disk, and touches the database only after
+    that: while these bytes are zeros, the database file holds the last commit. OSError when the journal cannot be read.
     """
     try:
-        with database.with_name(database.name + "-journal").open("rb") as journal:
-            return any(journal.read(len(_MAGIC)))
+        descriptor = os.open(path.with_name(path.name + "-journal"), os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
+    try:
+        return any(os.read(descriptor, len(_MAGIC)))
+    finally:
+        os.close(descriptor)
 
 
 def _is_size(number: int, least: int) -> bool:

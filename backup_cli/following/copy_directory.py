@@ -16,7 +16,7 @@ from backends.holder import COMMAND
 from backends.node.directory import DATABASE
 from backends.node.files import read_small_file, replace_file, sync_directory
 from backends.node.following import COPY, NOTE, why_following, why_unfinished
-from backends.node.sync_point import has_hot_journal
+from backends.sqlite.rollback_journal import has_hot_journal
 from backends.system.locks import FileLock, Locked, NoLocks
 from backends.text import shell_line
 

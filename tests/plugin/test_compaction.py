@@ -45,7 +45,7 @@ class Watched:
         for one in changes(compaction.NEVER_COMPACTED + 4):
             self.writer.append(one)
         self.told: list[str] = []
-        self.renewal = Renewal(self.node, self.report, threading.Lock())
+        self.renewal = Renewal(self.node, threading.Lock())
         self.damage = DamageWatch(self.node, self.report, self.renewal)
         self.compaction = Compaction("file:///b", str(self.node), self.report, self.damage, self.renewal)
 

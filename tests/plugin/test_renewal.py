@@ -10,7 +10,6 @@ from backends.change import Change
 from backends.sqlite.live_copy import CopyFailed
 from plugin import renewal as module
 from plugin.renewal import Renewal
-from tests.log.histories import silent
 
 
 def writer() -> Mock:
@@ -27,7 +26,7 @@ def test_files_of_the_copy_are_not_closed_while_the_hook_uses_them(
     """Their numbers could already be those of other files, and the hook would write into one."""
     copy, inside, go_on = Mock(failure=None), threading.Event(), threading.Event()
     monkeypatch.setattr(module, "LiveCopy", Mock(return_value=copy))
-    tested, steps = Renewal(tmp_path, silent, threading.Lock()), list[str]()
+    tested, steps = Renewal(tmp_path, threading.Lock()), list[str]()
 
     def capture(*, writes: bool) -> None:
         inside.set()
@@ -57,7 +56,7 @@ def test_files_of_the_copy_are_not_closed_while_the_hook_uses_them(
 def test_change_is_answered_when_no_thread_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LiveCopy", Mock(return_value=Mock(failure=None)))
     monkeypatch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
-    tested = Renewal(tmp_path, silent, threading.Lock())
+    tested = Renewal(tmp_path, threading.Lock())
     tested.begin()
     with pytest.raises(CopyFailed, match="could not be started"):
         tested.go_on(writer(), change(), "doubt")

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
 from backends.log.format.documents import Base
@@ -63,3 +65,14 @@ def remove_unfinished(storage: Storage) -> None:
     for name in storage.names():
         if BY in name and name.endswith(TEMPORARY):
             storage.remove(name)
+
+
+@contextmanager
+def removed_unless_finished(storage: Storage) -> Iterator[None]:
+    """After an error in the block, nothing is left of the snapshot that it wrote."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            remove_unfinished(storage)
+        raise

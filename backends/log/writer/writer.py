@@ -208,11 +208,8 @@ class Writer:
         first = self._segments.prepare()
         if new_key is None:
             ended = Kept(old, self._segments.current.index, position.data_version, time_now())
-            self._add_to_history(ended)
-        disagrees = source.data_version != position.data_version or still_kept(self.storage, old) is None
-        if disagrees and new_key is None:  # a generation that everybody can read is not kept
-            # A generation replaced only in doubt, at the same version, does not displace one that really disagreed.
-            keep_generation(self.storage, ended)
+            self._add_to_history(ended)  # a generation that everybody can read is not kept
+            self._keep_if_disagreeing(ended, source.data_version)
         if announce is not None:
             announce(Position(source.data_version, position.sequence, checksum))
         if new_key is not None:
@@ -267,8 +264,7 @@ class Writer:
         self._add_to_history(ended)
         if anew is not None:
             self._fence.check()  # of another writer's note, `still_kept` might think that it is invalid
-            if anew.ended != base.data_version or still_kept(self.storage, old) is None:
-                keep_generation(self.storage, ended)
+            self._keep_if_disagreeing(ended, base.data_version)
         reason = COMPACTION if anew is None else anew.reason
         number, first = compacted.generation, compacted.first_segment
         self._current.publish(number, base, first, reason, None, old.key, anew=anew is not None)
@@ -277,6 +273,14 @@ class Writer:
         self._tidied = False
         with suppress(Fenced, OSError):
             self._tidy_history()
+
+    def _keep_if_disagreeing(self, ended: Kept, database: int) -> None:
+        """Keep the current generation for a while, which ends like this, if the database at that version disagrees.
+
+        One that is replaced only in doubt, at the same version, does not displace one that really disagreed. OSError.
+        """
+        if ended.data_version != database or still_kept(self.storage, ended.manifest) is None:
+            keep_generation(self.storage, ended)
 
     def _add_to_history(self, ended: Kept) -> None:
         """Note that the current generation, which ends like this, is kept for its history once the next one counts.
