@@ -10,7 +10,7 @@ new or was wiped, one of epoch 0), so that nobody takes it for one that holds ev
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -23,7 +23,7 @@ from backends.log.format.records import segment_index
 from backends.members.epochs import Epochs, clause
 from backends.members.examine import Obstacle, Obstructed, epoch_in, examine, is_readable, seen_as_foreign
 from backends.members.files import make_equal
-from backends.members.source import Source
+from backends.members.source import Sources
 from backends.members.tails import Tails
 from backends.places.base import Place
 from backends.storage.base import Lock, Space, Storage
@@ -73,8 +73,11 @@ class Host(Protocol):
     def check_not_fenced(self) -> None:
         """Raise Fenced if another node has taken the backup over."""
 
-    def obstructed(self, name: str, obstacle: Obstacle, why: str) -> None:
-        """The member cannot be caught up now."""
+    def damaged(self, name: str, what: str) -> bool:
+        """A file of this member is damaged: put it out of sync, so that the others mend it. False if none could."""
+
+    def obstructed(self, name: str, obstacle: Obstacle, why: str, sources: Collection[str] = ()) -> None:
+        """The member cannot be caught up now; `sources` are those that would pass on something damaged."""
 
     def join(self, name: str) -> None:
         """Begin an epoch with this member, which the mirror has adopted. Raises BackupError or OSError."""
@@ -107,13 +110,13 @@ class CatchingUp:
     _holds: tuple[int, int, int] | None = None
     """The state of the others that a member that trails holds."""
     _look_again: float = 0.0
-    _reading: Source | None = None
-    """The member that the last pass has copied from."""
+    _sources: Sources = field(init=False)
     _checked: bool = False
     """Whether the content of what the member already had was compared, and not only the names and sizes."""
 
     def __post_init__(self) -> None:
         self._tails = Tails(self.storage, self._pause)
+        self._sources = Sources(lambda: self.host.mirror.in_sync)
 
     @property
     def name(self) -> str:
@@ -172,22 +175,36 @@ class CatchingUp:
         except Obstructed as error:
             self._lost(error.obstacle, error.why)
         except Damaged as error:
-            self._lost(Obstacle.SOURCE_DAMAGED, error.finding)
+            self._source_is_damaged(error.finding)
         except (OSError, BackupError) as error:
-            self._lost(Obstacle.NOT_THERE, self._at_whom(error) + clause(error))
+            at_whom = self._sources.at_whom(error)
+            if at_whom:
+                self._sources.is_unfit()
+            self._lost(Obstacle.NOT_THERE, at_whom + clause(error))
         return None
 
-    def _at_whom(self, error: Exception) -> str:
-        """Begins the clause about an error that another member has raised: that one is to be looked after."""
-        if self._reading is None or not self._reading.has_raised(error) or isinstance(error, FileNotFoundError):
-            return ""  # what was not found was removed while it was copied: a new generation was published
-        return f"{self._reading.describe()}, which it is copied from, cannot be read: "
+    def _source_is_damaged(self, finding: str) -> None:
+        """The next pass copies from another member, if there is one; and so the damaged one is mended, if it may be."""
+        source = self._sources.name
+        self._sources.is_unfit()
+        try:
+            mended = self.host.damaged(source, finding) or source not in self.host.mirror.in_sync
+        except (OSError, BackupError) as error:
+            self._lost(Obstacle.NOT_THERE, clause(error))
+            return
+        if mended:
+            self._forget()
+        else:
+            self._lost(Obstacle.SOURCE_DAMAGED, finding, self._sources.unfit())
 
-    def _lost(self, obstacle: Obstacle, why: str) -> None:
+    def _lost(self, obstacle: Obstacle, why: str, sources: Collection[str] = ()) -> None:
+        self._forget()
+        self.host.obstructed(self.name, obstacle, why, sources)
+
+    def _forget(self) -> None:
         """What was known about the member counts no more."""
         self._checked, self._behind, self._holds = False, False, None
         self._let_go()
-        self.host.obstructed(self.name, obstacle, why)
 
     def step(self) -> bool:
         """One pass, and joining if the member is ready. Returns whether it has joined. Raises Obstructed, OSError or
@@ -238,7 +255,7 @@ class CatchingUp:
     def _pass(self) -> int:
         """Copy everything that the member lacks as of now. Returns the number of bytes."""
         self.host.check_not_fenced()
-        source = self._reading = Source(self._source())
+        source = self._sources.choose()
         open_files = {handle.name: handle for handle in self.host.mirror.open_files() if _is_segment(handle.name)}
         self._tails.end_all_but(open_files)
         deep, copied = not self._checked, 0
@@ -266,10 +283,6 @@ class CatchingUp:
         self.host.check_not_fenced()
         if seen_as_foreign(self.storage, self.host.epochs.note, in_sync=False):
             raise Obstructed(Obstacle.OTHER_NODE, "another node has written to it")
-
-    def _source(self) -> Storage:
-        """A member in sync, to copy from."""
-        return next(iter(self.host.mirror.in_sync.values()))
 
     def _copy_session(self, source: Storage) -> int:
         """The session marker says how far the log was acknowledged, so it comes after the log."""
@@ -325,7 +338,7 @@ class CatchingUp:
         Either member may hang just now, so another thread copies. What it still writes after we have given up are the
         right bytes in the right place; the next pass begins when it is done.
         """
-        mirror, source = self.host.mirror, self._source()
+        mirror, source = self.host.mirror, self._sources.choose()
         ends = {name: handles[name].end for name in self._tails}
         round_ = mirror.workers.begin({self.name: lambda: self._tails.copy_last(source, ends)})
         if not round_.wait(self._join_within):

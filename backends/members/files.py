@@ -90,9 +90,10 @@ def _check_before_replacing(source: Storage, target: Storage, found: Differences
 
 
 def refuse_rotten(source: Storage, name: str, backup_id: bytes) -> None:
-    """Raise Damaged if bytes of this file of the source have changed."""
+    """Raise Damaged if bytes of this file of the source have changed. It may be written to meanwhile, so that it is
+    read twice before that is believed."""
     fault = fault_in(source, name, backup_id)
-    if fault is not None:
+    if fault is not None and (fault := fault_in(source, name, backup_id)) is not None:
         raise Damaged(f"{fault.what} (at {source.describe()})", name, fault.offset)
 
 

@@ -274,13 +274,14 @@ class RunningMembers:
         if self.writer is not None:
             self.writer.check_not_fenced()
 
-    def obstructed(self, name: str, obstacle: Obstacle, why: str) -> None:
-        """The member cannot be caught up now. Said once for each obstacle."""
+    def obstructed(self, name: str, obstacle: Obstacle, why: str, sources: Collection[str] = ()) -> None:
+        """The member cannot be caught up now. Said once for each obstacle; `sources` would pass on what is damaged."""
         before = self.obstacles.get(name)
         self.obstacles[name] = obstacle, why
         if before is None or before[0] is not obstacle:
             mount = self.epochs.note.mounts.get(name)
-            self.events.obstructed(self.member(name), obstacle, why, mount, self.in_sync_as_named)
+            others = tuple(sources) or self.in_sync_as_named
+            self.events.obstructed(self.member(name), obstacle, why, mount, others)
 
     def copied_to(self, name: str, position: Position, space: Space) -> None:
         """A pass has ended."""

@@ -4,10 +4,47 @@ Otherwise a member that cannot be read any more, a disk with a bad sector, puts 
 copied to, one after the other, and the node goes on with the bad one alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from backends.storage.base import ReadHandle, Space, Storage, WriteHandle
+
+
+class Sources:
+    """The members in sync, one of which is copied from. One that cannot be copied from is left for the next.
+
+    Once, the first of two was damaged, and the alarm said that both were: the second had not been tried.
+    """
+
+    def __init__(self, in_sync: Callable[[], Mapping[str, Storage]]) -> None:
+        self._in_sync = in_sync
+        self._unfit = set[str]()
+        self.name = ""
+        """The member that is copied from; empty before the first `choose`."""
+        self.reading: Source | None = None
+
+    def choose(self) -> "Source":
+        """The first member that was not found unfit; after all of them were, the first one again."""
+        self.name = next((name for name in self._in_sync() if name not in self._unfit), "")
+        if not self.name:
+            self._unfit.clear()
+            self.name = next(iter(self._in_sync()))
+        self.reading = Source(self._in_sync()[self.name])
+        return self.reading
+
+    def is_unfit(self) -> None:
+        """The member that is copied from has failed at that: the next `choose` takes another, if there is one."""
+        self._unfit.add(self.name)
+
+    def unfit(self) -> tuple[str, ...]:
+        """The members in sync that have failed since all were tried last."""
+        return tuple(name for name in self._in_sync() if name in self._unfit)
+
+    def at_whom(self, error: Exception) -> str:
+        """Begins the clause about an error that the member copied from has raised: that one is to be looked after."""
+        if self.reading is None or not self.reading.has_raised(error) or isinstance(error, FileNotFoundError):
+            return ""  # what was not found was removed while it was copied: a new generation was published
+        return f"{self.reading.describe()}, which it is copied from, cannot be read: "
 
 
 class Source(Storage):
