@@ -131,7 +131,10 @@ def _doubts(found: Findings) -> Iterator[str]:
     for name in comparison.behind:
         yield f"the member {name} holds an earlier state, and was not compared: the running node catches it up"
     for name in comparison.unknown:
-        yield f"the member {name} does not say in which epoch it is, and was not compared or touched"
+        yield (
+            f"the member {name} does not say in which epoch it is, and was not compared or touched: the next start of "
+            "the node brings it up to date, or says why not"
+        )
     for name, why in comparison.unreachable.items():
         yield f"the member {name} could not be compared: {why}"
     for file in comparison.lost_of_kept:

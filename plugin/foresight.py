@@ -1,13 +1,13 @@
 """What the next start will do, for the commands: so they cannot contradict the plugin."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from backends.base import Position
 from backends.errors import BackupError
 from backends.log.backup import Backup
-from backends.members.newest import SeenMember
+from backends.members.missing import Missing
 from backends.members.start import StartRefused, may_start
+from backends.members.survey import Survey
 from backends.node.directory import database_path
 from backends.node.key_file import load_key
 from backends.node.lockfile import Settings
@@ -42,13 +42,11 @@ def brings_forward(directory: Path, backup: Backup) -> bool:
     return not isinstance(read.missing, WhyLeft)
 
 
-def why_no_start(
-    directory: Path, settings: Settings, backup: Backup, seen: Sequence[SeenMember], *, behind: bool
-) -> str | None:
+def why_no_start(directory: Path, settings: Settings, backup: Backup, surveyed: Survey, *, behind: bool) -> str | None:
     """Why the next start of a node with several members is refused if only these are there; None if it is not.
 
-    `backup` is the newest of them, and `behind` is whether the database is at an earlier version. Nothing in this
-    process may have the database open.
+    `surveyed` is what they say, `backup` the newest of them, and `behind` is whether the database is at an earlier
+    version. Nothing in this process may have the database open.
     """
     try:
         load_key(directory)
@@ -57,7 +55,15 @@ def why_no_start(
             why_doubted(directory, found, backup.id(), end) is None or (behind and brings_forward(directory, backup))
         )
         note, ago = read_members_note(directory), changed_ago(found, end)
-        may_start(seen, settings.members, settings.need, note, proven=proven, changed_ago=ago)
+        may_start(
+            surveyed.seen,
+            settings.members,
+            settings.need,
+            note,
+            proven=proven,
+            changed_ago=ago,
+            missing={name: Missing(why, surveyed.left.get(name)) for name, why in surveyed.missing.items()},
+        )
     except StartRefused as error:
         return str(error)
     except BackupError:

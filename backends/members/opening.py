@@ -17,11 +17,12 @@ from backends.log.writer.writer import Writer
 from backends.members.adopting import adopted
 from backends.members.epochs import Epochs, clause
 from backends.members.events import Events
+from backends.members.missing import Missing
 from backends.members.newest import SeenMember, newest
 from backends.members.place import MembersPlace
 from backends.members.running import RunningMembers
 from backends.members.start import StartRefused, StartWith, may_start
-from backends.members.survey import ask_all, key_needed_for, look_at, why_not_seen
+from backends.members.survey import ask_all, key_needed_for, left_by, look_at, why_not_seen
 from backends.members.where import mount_point
 from backends.node.lockfile import Settings
 from backends.node.members_note import MembersNote, read_members_note, write_members_note
@@ -56,8 +57,8 @@ class Members:
         self.url = ""
         """The URL of the member that `look` has returned."""
         self.seen: tuple[SeenMember, ...] = ()
-        self.missing: Mapping[str, str] = {}
-        """For each member that was not seen, by its name: a clause that says why."""
+        self.missing: Mapping[str, Missing] = {}
+        """The members that were not seen, by their names."""
 
     def look(self) -> Backup:
         """Look at all members, and return the newest as a backup to read.
@@ -68,7 +69,10 @@ class Members:
             {member.name: self._question(member.name) for member in self.settings.members}, self._within
         )
         self.seen = tuple(found[member.name] for member in self.settings.members if member.name in found)
-        self.missing = {name: why_not_seen(error, self._within) for name, error in failures.items()}
+        left = left_by(failures)
+        self.missing = {
+            name: Missing(why_not_seen(error, self._within), left.get(name)) for name, error in failures.items()
+        }
         needed = key_needed_for(self.seen, failures)
         if needed is not None:
             raise needed
@@ -96,6 +100,7 @@ class Members:
             proven=proven,
             changed_ago=changed_ago,
             without=without,
+            missing=self.missing,
         )
 
     def open(
@@ -115,7 +120,7 @@ class Members:
         be published. Unless `catch_up`, members that are not in sync stay as they are. Raises BackupError.
         """
         note = self._noted(start, session)
-        in_sync, missing = list(start.in_sync), dict(self.missing)
+        in_sync, missing = list(start.in_sync), {name: each.why for name, each in self.missing.items()}
         while True:
             epochs = Epochs(self._directory, self.settings, note, session, start.in_sync if start.by_consent else ())
             source = start.source.name if start.source.name in in_sync else in_sync[0]

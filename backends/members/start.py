@@ -18,15 +18,18 @@ member that does not trail must be here, as at a restore. That every member in s
 one in sync fails while another joins, that one goes on alone, and the first carries an epoch that does not name it.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from types import MappingProxyType
 
 from backends.errors import BackupError, Unreachable
 from backends.log.format.members import Epoch, Member
+from backends.members.missing import Missing
 from backends.members.newest import SeenMember, newest_epoch
+from backends.members.start_wording import Wording, removal
 from backends.node.members_note import MEMBERS_FILE, MembersNote
-from backends.text import counted, printable, shell_line
+from backends.text import counted, printable
 
 MAX_AGE = 3600.0
 """Seconds since the database last changed, up to which a node starts by itself without a member that was in sync. A
@@ -96,12 +99,14 @@ def may_start(
     proven: bool,
     changed_ago: float | None,
     without: Collection[str] = (),
+    missing: Mapping[str, Missing] = MappingProxyType({}),
 ) -> StartWith:
     """Which members the node starts with, if these were `seen`. Raises StartRefused, Unreachable or Diverged.
 
     `configured` and `need` are those of backup.lock. `proven`: the sync point shows that the database holds exactly
     what the newest of the members seen holds. `changed_ago` is how many seconds ago the database last changed, None if
-    that is unknown. `without` names the members that a person has given up.
+    that is unknown. `without` names the members that a person has given up, `missing` those that
+    were asked and not seen.
     """
     if not seen:
         places = ", ".join(f"{member.name}: {printable(member.url)}" for member in configured)
@@ -117,7 +122,7 @@ def may_start(
             "the members of this node's backup that can be reached hold no state that it could go on from. Nothing was "
             "changed, and what was saved is safe. Connect another member, then start the node again"
         )
-    start = _Start(seen, configured, newest_epoch(seen), note, frozenset(without))
+    start = _Start(seen, configured, newest_epoch(seen), note, frozenset(without), missing)
     start.check_no_other_node()
     start.check_newest_is_here()
     start.check_none_away(proven, changed_ago)
@@ -144,6 +149,7 @@ class _Start:
     epoch: Epoch
     note: MembersNote | None
     without: frozenset[str]
+    missing: Mapping[str, Missing]
 
     def check_no_other_node(self) -> None:
         """Refuse if another node has begun the newest epoch: two nodes with the same keys lose money.
@@ -165,7 +171,7 @@ class _Start:
             "two nodes with the same keys lose money. If none is, the backup holds the newest state, and this database "
             f"is too old: restore it with: {RESTORE}. Only if this database is surely the newest, run: backup-cli "
             "resync. Only if you restored this node without that member, and it is back now, run: "
-            f"{_remove(names)}",
+            f"{removal(names)}",
         )
 
     def check_newest_is_here(self) -> None:
@@ -181,12 +187,13 @@ class _Start:
             return
         here = [member.name for member in self.seen]
         others = set(here) - set(note.in_sync)
+        advice = self._say.connect(note.in_sync) if others else self._say.last_resort(note.in_sync)
         raise StartRefused(
             Rule.NEWER_ELSEWHERE,
             note.in_sync,
-            f"this node's newest changes, of epoch {note.epoch.number}, were saved to {self._listed(note.in_sync)}. "
-            f"What is here ({', '.join(here)}, of epoch {self.epoch.number}) may lack them. "
-            f"Nothing was changed. {self._connect(note.in_sync) if others else self._last_resort(note.in_sync)}",
+            f"this node's newest changes, of epoch {note.epoch.number}, were saved to "
+            f"{self._say.listed(note.in_sync)}. What is here ({', '.join(here)}, of epoch {self.epoch.number}) may "
+            f"lack them. Nothing was changed. {advice}",
         )
 
     def check_none_away(self, proven: bool, changed_ago: float | None) -> None:
@@ -199,8 +206,8 @@ class _Start:
             raise StartRefused(
                 Rule.MEMBER_AWAY,
                 away,
-                f"{self._listed(away)} may hold newer changes than what is here: {doubt}. Nothing was changed. "
-                f"{self._connect(away)}",
+                f"{self._say.listed(away)} may hold newer changes than what is here: {doubt}. Nothing was changed. "
+                f"{self._say.connect(away)}",
             )
 
     def with_members(self, need: int) -> StartWith:
@@ -214,9 +221,9 @@ class _Start:
                 Rule.NEED_NOT_MET,
                 missing,
                 f"this node needs {counted(need, 'member')} of its backup with every change, and only {len(in_sync)} "
-                f"can be used ({', '.join(in_sync) or 'none'}). The others: {self._listed(missing) or 'none'}. "
+                f"can be used ({', '.join(in_sync) or 'none'}). The others: {self._say.listed(missing) or 'none'}. "
                 "Nothing was changed, and what was saved is safe. "
-                f"{self._connect(missing) if in_sync else self._last_resort(missing)}",
+                f"{self._say.connect(missing) if in_sync else self._say.last_resort(missing)}",
             )
         absent = tuple(name for name in self._names() if name not in in_sync)
         source = max((member for member in whole.values() if member), key=_newness)
@@ -251,6 +258,8 @@ class _Start:
         member, note = self._member(name), self.note
         if note is not None and note.epoch == self.epoch and name not in note.in_sync:
             return _Found.UNUSABLE  # a person gave it up, at a restore: the node's history is that of the others
+        if member is None and self._lost_its_document(name):
+            return _Found.UNUSABLE
         if member is None or member.document.name != name or self._was_set_back(member):
             return _Found.AWAY
         if member.end is None:
@@ -260,6 +269,20 @@ class _Start:
         # The node was stopped while it wrote the epoch to its members. Nothing was acknowledged under it, so a member
         # of the last epoch that was done still holds everything. One that was about to join may not.
         return _Found.WHOLE if note is not None and name in note.in_sync else _Found.UNUSABLE
+
+    def _lost_its_document(self, name: str) -> bool:
+        """Whether this member is here and only its document is lost, which says in which epoch it is.
+
+        Whoever takes a member over writes the session marker before the document. So one that carries the marker of the
+        session that began the newest epoch, and has no longer log, has not gone on without the others. The log matters
+        if the node's directory was set back to a moment of that session.
+        """
+        note, missing = self.note, self.missing.get(name)
+        known = note is not None and note.epoch == self.epoch and note.newest == self.epoch.number
+        if not known or missing is None or missing.left is None or missing.left.session != self.epoch.session:
+            return False
+        ends = [member.end.sequence for member in self.seen if member.document.epoch == self.epoch and member.end]
+        return missing.left.end.sequence <= max(ends, default=0)
 
     def _was_set_back(self, member: SeenMember) -> bool:
         """Whether this is an old copy of a member that was in sync in the newest epoch, or may be one.
@@ -310,44 +333,11 @@ class _Start:
     def _member(self, name: str) -> SeenMember | None:
         return next((member for member in self.seen if member.name == name), None)
 
-    def _listed(self, names: Iterable[str]) -> str:
-        return "; ".join(f"{name} ({_url(name, self.configured)}: {self._state(name)})" for name in names)
-
-    def _state(self, name: str) -> str:
-        """What is wrong with that member, for people."""
-        member = self._member(name)
-        if member is None:
-            return "not connected"
-        if member.document.name != name:
-            return f"where the files of {member.document.name} are"
-        if member.end is None:
-            return f"damaged: {printable(member.why)}"
-        if name in self._in_sync_that_end_early():
-            return "whose log ends before that of a member that trails, so it is an older copy of itself"
-        return f"whose files are of epoch {member.document.epoch.number}"
-
-    def _connect(self, names: Collection[str]) -> str:
-        which, only = ("it", "if it is") if len(names) == 1 else ("them", "for those that are")
-        return f"Connect {which}, then start the node again. Only {only} lost for good, run: {_remove(names)}"
-
-    def _last_resort(self, names: Collection[str]) -> str:
-        """What to type if no other member can take their place."""
-        which = "it is" if len(names) == 1 else "all of them are"
-        return (
-            "Connect the right disks, then start the node again. Only if "
-            f"{which} lost for good, and this database is surely the newest, make a new backup: backup-cli init, with "
-            "a new URL"
-        )
+    @property
+    def _say(self) -> Wording:
+        return Wording(self.configured, self.seen, self.missing, self._in_sync_that_end_early())
 
 
 def _newness(member: SeenMember) -> tuple[int, int]:
     """The epoch first: a member may have a longer log of changes that were never acknowledged."""
     return member.document.epoch.number, 0 if member.end is None else member.end.sequence
-
-
-def _url(name: str, configured: Iterable[Member]) -> str:
-    return printable(next((member.url for member in configured if member.name == name), "no longer in backup.lock"))
-
-
-def _remove(names: Iterable[str]) -> str:
-    return ", ".join(shell_line("backup-cli", "member-remove", name) for name in names)

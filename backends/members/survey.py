@@ -7,7 +7,7 @@ which is abandoned when the time is over. Nothing is written to any member, and 
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
@@ -18,6 +18,7 @@ from backends.log.facts import Facts
 from backends.log.format.members import MEMBERS, Member
 from backends.log.reader.authentic import check_segment
 from backends.log.reader.opening import read_manifest, read_members
+from backends.members.missing import Left, left_at
 from backends.members.newest import SeenMember
 from backends.storage.base import Storage
 from backends.storage.unreachable import is_silence, reaching
@@ -51,11 +52,22 @@ class Absence(Enum):
 
 
 class NotSeen(BackupError):
-    """A member that was reached says nothing that counts; `absence` says why, and the message is a clause."""
+    """A member that was reached says nothing that counts; `absence` says why, and the message is a clause.
 
-    def __init__(self, why: str, absence: Absence) -> None:
+    `left` is what it holds if only its document is lost.
+    """
+
+    def __init__(self, why: str, absence: Absence, left: Left | None = None) -> None:
         super().__init__(why)
-        self.absence = absence
+        self.absence, self.left = absence, left
+
+
+class DamagedDocument(Damaged):
+    """A member's document is damaged. `left` is what the member still holds."""
+
+    def __init__(self, error: Damaged, left: Left | None) -> None:
+        super().__init__(error.what, error.file, error.offset, error.last_good, error.hint)
+        self.left = left
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,8 @@ class Survey:
     key_needed: KeyNeeded | None = None
     """Set if nobody can tell which member is the newest, because that is encrypted and the key is not known: raise it
     instead of choosing one."""
+    left: Mapping[str, Left] = field(default_factory=dict)
+    """What those of the missing members hold of which only the document is lost."""
 
 
 def survey(members: Sequence[Member], backup_id: str | None, within: float = WITHIN) -> Survey:
@@ -85,6 +99,7 @@ def survey(members: Sequence[Member], backup_id: str | None, within: float = WIT
         missing,
         {name: absence_of(error) for name, error in failures.items()},
         key_needed_for(answers.values(), failures),
+        left_by(failures),
     )
 
 
@@ -100,7 +115,10 @@ def look_at(backup: Backup, backup_id: str | None = None, name: str | None = Non
     """
     backup.place.check_present()
     with reaching(backup.storage):
-        document = read_members(backup.storage)
+        try:
+            document = read_members(backup.storage)
+        except Damaged as error:
+            raise DamagedDocument(error, left_at(backup, backup_id)) from error
         # Without the document, the manifest is asked, which says more if no backup is there.
         found = document.backup_id if document is not None else read_manifest(backup.storage).backup_id.hex()
     if backup_id not in (None, found):
@@ -109,6 +127,7 @@ def look_at(backup: Backup, backup_id: str | None = None, name: str | None = Non
         raise NotSeen(
             f"this backup is there, but its document `{MEMBERS}` is missing, so nobody can tell how old it is",
             Absence.NO_DOCUMENT,
+            left_at(backup, backup_id),
         )
     if name not in (None, document.name):
         raise NotSeen(f"a copy of the member {document.name} is there", Absence.OTHER_BACKUP)
@@ -156,6 +175,12 @@ def ask_all(
         else:
             failures[name] = each.error
     return answers, failures
+
+
+def left_by(failures: Mapping[str, BaseException | None]) -> dict[str, Left]:
+    """What those members hold of which only the document is lost. `failures` is what `ask_all` has returned."""
+    lost = {name: error for name, error in failures.items() if isinstance(error, NotSeen | DamagedDocument)}
+    return {name: error.left for name, error in lost.items() if error.left is not None}
 
 
 def key_needed_for(seen: Iterable[SeenMember], failures: Mapping[str, BaseException | None]) -> KeyNeeded | None:

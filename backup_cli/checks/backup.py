@@ -107,7 +107,7 @@ def _check_several(directory: Path, settings: Settings) -> Iterator[Finding]:
     refused = None
     if pairing.relation is not Relation.RUNNING:
         behind = pairing.relation is Relation.BEHIND
-        refused = why_no_start(directory, settings, backup, several.found.survey.seen, behind=behind)
+        refused = why_no_start(directory, settings, backup, several.found.survey, behind=behind)
     if refused is not None:
         yield problem("next start", f"the node would not start now: {refused}")
 

@@ -1,6 +1,6 @@
 """Whether a node may start with the members that are here. Each row is what a history has left behind."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 
@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backends.base import Position
 from backends.errors import BackupError, Unreachable
 from backends.log.format.members import Epoch, Member
+from backends.members.missing import Left, Missing
 from backends.members.newest import Diverged, SeenMember, newest
 from backends.members.start import MAX_AGE, Rule, StartRefused, StartWith, may_start
 from backends.node.members_note import MembersNote
@@ -52,6 +54,7 @@ class Situation:
     changed_ago: float | None = 60.0
     without: Collection[str] = ()
     configured: Sequence[Member] = field(default=MEMBERS)
+    missing: Mapping[str, Missing] = field(default_factory=dict)
 
     def start(self) -> StartWith:
         return may_start(
@@ -62,6 +65,7 @@ class Situation:
             proven=self.proven,
             changed_ago=self.changed_ago,
             without=self.without,
+            missing=self.missing,
         )
 
 
@@ -71,6 +75,13 @@ PAIR = MEMBERS[:2]
 ALL_HERE = Situation([seen("stick", 5, TWO, end=101), seen("nas", 5, TWO)], note(5, TWO))
 AWAY = Situation([seen("stick", 5, TWO)], note(5, TWO))
 BEHIND = Situation([seen("stick", 4, TWO)], note(5, ["nas"]))
+
+
+def without_document(session: str = OURS, end: int = 100) -> Situation:
+    """Of the nas, only the document is lost; nothing shows that the database is the newest state."""
+    left = Missing("its document is missing", Left(session, Position(end, end, 0)))
+    return replace(AWAY, proven=False, changed_ago=None, missing={"nas": left})
+
 
 DAMAGED = [seen("stick", 5, TWO), seen("nas", 5, TWO, end=None)]
 OLD_COPY = [seen("stick", 5, TWO), seen("nas", 3, TWO)]
@@ -98,6 +109,8 @@ STARTS = {
         ("stick",),
         ("nas",),
     ),
+    "document_of_one_member_lost": (without_document(), "stick", ("stick",), ("nas",)),
+    "document_lost_of_one_whose_log_ends_early": (without_document(end=90), "stick", ("stick",), ("nas",)),
     "first_start_after_init": (replace(ALL_HERE, note=note(5, TWO, sessions=())), "stick", TWO, ()),
     "all_members_here_without_note": (replace(ALL_HERE, note=None, configured=PAIR), "stick", TWO, ()),
     "all_members_here_and_one_trails_far_away_without_note": (
@@ -295,6 +308,20 @@ def test_node_starts_with(situation: Situation, source: str, in_sync: tuple[str,
 
 
 REFUSALS = {
+    # A member whose document is lost may have gone on without the others.
+    "document_lost_and_another_node_wrote_last": (without_document(THEIRS), Rule.MEMBER_AWAY, ("nas",)),
+    "document_lost_and_the_log_is_longer": (without_document(end=101), Rule.MEMBER_AWAY, ("nas",)),
+    "document_lost_while_the_members_in_sync_were_changed": (
+        replace(without_document(), note=note(5, TWO, intent=6)),
+        Rule.MEMBER_AWAY,
+        ("nas",),
+    ),
+    "document_lost_and_no_note": (replace(without_document(), note=None), Rule.MEMBER_AWAY, ("nas", "disk")),
+    "document_lost_and_the_rest_damaged": (
+        replace(without_document(), missing={"nas": Missing("its document is missing")}),
+        Rule.MEMBER_AWAY,
+        ("nas",),
+    ),
     # The node's note knows of something newer.
     "newest_member_away_and_one_that_was_out_of_sync_here": (BEHIND, Rule.NEWER_ELSEWHERE, ("nas",)),
     "another_member_than_the_newest_given_up": (replace(BEHIND, without=["disk"]), Rule.NEWER_ELSEWHERE, ("nas",)),
@@ -549,6 +576,11 @@ def test_refusal_because_of_one_member_away_says_what_to_type() -> None:
         "database has not changed within the last hour, so the node may have run elsewhere. Nothing was changed. "
         "Connect it, then start the node again. Only if it is lost for good, run: backup-cli member-remove nas"
     )
+
+
+def test_refusal_says_why_the_member_does_not_count() -> None:
+    with pytest.raises(StartRefused, match=r"nas \(.*: its document is missing\) may hold"):
+        without_document(THEIRS).start()
 
 
 @pytest.mark.parametrize(
