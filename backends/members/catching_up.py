@@ -13,22 +13,21 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from backends.base import Position
 from backends.errors import BackupError, Damaged
 from backends.log.format.documents import SESSION
-from backends.log.format.members import MEMBERS, Epoch, Member, OutOfSync
+from backends.log.format.members import Member
 from backends.log.format.records import segment_index
-from backends.members.epochs import Epochs, clause
-from backends.members.examine import Obstacle, Obstructed, epoch_in, examine, is_readable, seen_as_foreign
+from backends.members.epochs import clause
+from backends.members.examine import Obstacle, Obstructed, examine, seen_as_foreign
 from backends.members.files import make_equal
+from backends.members.host import Host
+from backends.members.own_document import OwnDocument
 from backends.members.source import Sources
 from backends.members.tails import Tails
 from backends.places.base import Place
-from backends.storage.base import Lock, Space, Storage
+from backends.storage.base import Lock, Storage
 from backends.storage.mirror.handles import MirrorWriteHandle
-from backends.storage.mirror.storage import MirrorStorage
 from backends.system.locks import Locked
 
 PAUSE = 0.5
@@ -56,36 +55,6 @@ ANSWERS_WITHIN = 0.5
 _TRIES = 400
 
 
-class Host(Protocol):
-    """What catching up needs of the running members."""
-
-    mirror: MirrorStorage
-    epochs: Epochs
-    structure: threading.Lock
-    """Held while a member joins, and while files are given to all members one after another."""
-
-    def position(self) -> Position:
-        """Where the log ends."""
-
-    def pause(self, copied: int) -> None:
-        """Called while bytes are copied: so that commits do not wait for them."""
-
-    def check_not_fenced(self) -> None:
-        """Raise Fenced if another node has taken the backup over."""
-
-    def damaged(self, name: str, what: str) -> bool:
-        """A file of this member is damaged: put it out of sync, so that the others mend it. False if none could."""
-
-    def obstructed(self, name: str, obstacle: Obstacle, why: str, sources: Collection[str] = ()) -> None:
-        """The member cannot be caught up now; `sources` are those that would pass on something damaged."""
-
-    def join(self, name: str) -> None:
-        """Begin an epoch with this member, which the mirror has adopted. Raises BackupError or OSError."""
-
-    def copied_to(self, name: str, position: Position, space: Space) -> None:
-        """A pass has ended: the member holds everything up to this position, and has this space."""
-
-
 class _Stopped(OSError):
     """The node is stopping, or the member has failed again."""
 
@@ -111,12 +80,14 @@ class CatchingUp:
     """The state of the others that a member that trails holds."""
     _look_again: float = 0.0
     _sources: Sources = field(init=False)
+    _document: OwnDocument = field(init=False)
     _checked: bool = False
     """Whether the content of what the member already had was compared, and not only the names and sizes."""
 
     def __post_init__(self) -> None:
         self._tails = Tails(self.storage, self._pause)
         self._sources = Sources(lambda: self.host.mirror.in_sync)
+        self._document = OwnDocument(self.name, self.storage, self.host.epochs, self._check_ours)
 
     @property
     def name(self) -> str:
@@ -221,7 +192,7 @@ class CatchingUp:
         self._behind = copied > SMALL and not self.member.trailing  # otherwise a busy log would always be ahead
         if self.member.trailing:
             if host.epochs.note.epoch == epoch:
-                self._publish_document()
+                self._document.publish()
                 self._holds = state
             return False
         return not self._behind and quiet and self._join(seen)
@@ -247,10 +218,7 @@ class CatchingUp:
                 self._locked = self.storage.lock("lightningd")
             except Locked as error:
                 raise Obstructed(Obstacle.NOT_THERE, f"another process ({error.holder}) is writing to it") from None
-        if not there or MEMBERS not in self.storage.names():
-            self.storage.publish(MEMBERS, self._unknown_document())
-        elif self.host.epochs.key is not None and is_readable(self.storage):
-            self._seal_document()
+        self._document.prepare(there=there)
 
     def _pass(self) -> int:
         """Copy everything that the member lacks as of now. Returns the number of bytes."""
@@ -353,38 +321,6 @@ class CatchingUp:
         mirror.adopt(self.name, self.storage, self._locked)
         self._locked = None
         return True
-
-    # Documents
-
-    def _publish_document(self) -> None:
-        """For a member that trails: it holds at least what all held when the epoch began."""
-        data = self.host.epochs.current_document(self.name).encode()
-        with suppress(FileNotFoundError):
-            if self.storage.read_small(MEMBERS) == data:
-                return
-        self._check_ours()
-        self.storage.publish(MEMBERS, data)
-
-    def _seal_document(self) -> None:
-        """The backup was encrypted while the member was away: nobody else may read any longer where the others are.
-
-        Its epoch is kept, which this node knows (`examine`) and which must be an earlier one: the present one began
-        after that. Whatever else it said is not repeated, because anybody may have written it: that it is in sync,
-        above all.
-        """
-        epochs, epoch = self.host.epochs, epoch_in(self.storage)
-        if epoch is not None and epoch.number < epochs.note.epoch.number:
-            data = epochs.document(self.name, epoch, (), epochs.note.out).encode()
-        else:
-            data = self._unknown_document()
-        self._check_ours()
-        self.storage.publish(MEMBERS, data)
-
-    def _unknown_document(self) -> bytes:
-        """The document of a member that was filled for the first time: it is older than any other."""
-        epochs = self.host.epochs
-        out = {self.name: OutOfSync(int(time.time()), "it is being filled for the first time")}
-        return epochs.document(self.name, Epoch(0, ""), (), out).encode()
 
 
 def _is_segment(name: str) -> bool:
