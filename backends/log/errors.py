@@ -23,14 +23,20 @@ def making(storage: Storage) -> Iterator[None]:
     except FileNotFoundError:
         raise BackupError(_nowhere_to_make(storage)) from None
     except PermissionError as error:
+        if not storage.is_mounted:  # an account or a role elsewhere: who this user is here does not matter there
+            raise _not_made(place, error) from error
         raise BackupError(
             f"{place} cannot be made: the user {user_name(os.geteuid())} may not write there. Nothing was made; "
             f"{_own_directory(error)}, or choose another place"
         ) from None
     except OSError as error:
-        raise BackupError(
-            f"{place} cannot be made: {error.strerror or error}. Nothing was left there; fix that and try again"
-        ) from error
+        raise _not_made(place, error) from error
+
+
+def _not_made(place: str, error: OSError) -> BackupError:
+    return BackupError(
+        f"{place} cannot be made: {error.strerror or error}. Nothing was left there; fix that and try again"
+    )
 
 
 def _nowhere_to_make(storage: Storage) -> str:

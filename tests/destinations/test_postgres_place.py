@@ -18,6 +18,7 @@ from backends.storage.postgres.address import Host, address_of
 from backends.urls import BadURL, parse_url
 from tests.destinations.conftest import WorldAt
 from tests.destinations.places import Places
+from tests.destinations.postgres import ROLE
 from tests.end_to_end.world import backup_cli
 from tests.log.histories import CAMPAIGN
 
@@ -220,6 +221,14 @@ def test_commands_say_what_they_found_in_postgresql(places: Places, world_at: Wo
     assert backup_cli("verify", *world.key_options, world.url).code == 0
     again = backup_cli("init", "--lightning-dir", world.directory, world.url)
     assert again.code == 1
+
+
+def test_init_in_a_closed_schema_says_what_the_databases_administrator_types(places: Places, world_at: WorldAt) -> None:
+    world = world_at(f"{places.url('postgres')}?schema=closed_to_the_role")
+    said = backup_cli("init", "--lightning-dir", world.directory, world.url)
+    assert said.code == 1
+    assert f'CREATE SCHEMA closed_to_the_role AUTHORIZATION "{ROLE}"' in said.err
+    assert "have root create" not in said.err
 
 
 def test_backups_beside_each_other_are_listed_and_removed_alone(places: Places) -> None:

@@ -258,6 +258,15 @@ def test_account_without_permission_is_named_not_this_machines_user(make: Make) 
         storage_at(server.url("lightning.bkp")).make()
 
 
+def test_init_without_permission_names_the_account_not_this_machines_user(make: Make, world_at: WorldAt) -> None:
+    server = make(subsystem="internal-sftp -P mkdir")
+    world = world_at(server.url("lightning.bkp"))
+    said = backup_cli("init", "--lightning-dir", world.directory, world.url)
+    assert said.code == 1
+    assert "the account on 127.0.0.1" in said.err and "has no permission there" in said.err
+    assert "have root create" not in said.err
+
+
 # A node
 
 
