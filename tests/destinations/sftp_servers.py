@@ -71,6 +71,10 @@ class SftpServer(ABC):
         query = "&".join(f"{name}={quote(value)}" for name, value in options.items())
         return f"sftp://{self.user}@127.0.0.1:{self.port}{self.served}/{path}?{query}"
 
+    def typed(self) -> list[str]:
+        """What a person types to log in."""
+        return ["ssh", "-F", str(self.config), "-p", str(self.port), f"{self.user}@127.0.0.1"]
+
     def start(self) -> None:
         """Start it, and return when it accepts connections."""
         process = self._process = self._start()

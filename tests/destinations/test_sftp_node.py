@@ -2,6 +2,8 @@
 
 import os
 import random
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -17,6 +19,7 @@ from tests.destinations.conftest import WorldAt
 from tests.destinations.places import Places
 from tests.destinations.second_writer import SMALL_SEGMENTS, created, disturb, opener
 from tests.destinations.sftp_servers import OpenSsh, SftpServer, frozen, running
+from tests.destinations.tools import wait_until
 from tests.end_to_end.crash import Death, Life
 from tests.end_to_end.world import backup_cli, said_at
 from tests.fake_lightningd import History, Moment, Refused, Victim
@@ -81,6 +84,26 @@ def test_process_that_carries_a_connection_to_the_server_ends_with_it(server: Op
     connection.close()
     _, alive = psutil.wait_procs(every, timeout=10)
     assert alive == []
+
+
+def test_connection_is_not_one_that_a_person_shares_and_that_hangs(server: OpenSsh, tmp_path: Path) -> None:
+    """Each attempt through a shared connection (ControlMaster) would hang in the same way until somebody ends it."""
+    socket = tmp_path / "shared"
+    server.configure(f"ControlMaster auto\n    ControlPath {socket}")
+    person = [*server.typed(), "-N"]
+    with subprocess.Popen(person, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as shared:
+        try:
+            wait_until(socket.exists, "the shared connection")
+            os.kill(shared.pid, signal.SIGSTOP)
+            assert "OpenSSH" in " ".join(place_at(server.url("lightning.bkp", timeout="5")).about())
+        finally:
+            shared.kill()
+
+
+def test_connection_needs_no_directory_for_the_socket_of_a_shared_one(server: OpenSsh, tmp_path: Path) -> None:
+    """Under systemd (ProtectHome=read-only) nothing can be made in ~/.ssh, and `ssh` would end with an error."""
+    server.configure(f"ControlMaster auto\n    ControlPath {tmp_path}/missing/shared")
+    assert "OpenSSH" in " ".join(place_at(server.url("lightning.bkp", timeout="5")).about())
 
 
 def test_connections_cut_under_a_stream_are_made_again_and_nothing_is_lost(

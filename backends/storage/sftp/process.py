@@ -131,6 +131,9 @@ _MOURNING = 5.0
 def _options(address: Address, until: float) -> list[str]:
     """What `ssh` is told besides the account: never to ask, to notice a dead network, and to do nothing else.
 
+    Nor may it go through the connection of another `ssh` (ControlMaster): when that hangs, so does each new connection
+    that is made to get around it; and its socket lies where a service may not write.
+
     Such options go before those of the person's own configuration, so there are only those that this needs.
     """
     seconds = max(1, int(until - time.monotonic()))
@@ -141,6 +144,8 @@ def _options(address: Address, until: float) -> list[str]:
         f"ServerAliveInterval={alive}",
         f"ServerAliveCountMax={_ALIVE_CHECKS}",
         "LogLevel=DEBUG1",  # it says which software the server has, and whether it would accept a key
+        "ControlMaster=no",
+        "ControlPath=none",
         "ClearAllForwardings=yes",
         "ForwardAgent=no",
         "ForwardX11=no",
