@@ -4,13 +4,16 @@ A passphrase comes from a terminal, where it is not shown, or from the first lin
 command line or the environment, which other users of the machine can read.
 """
 
+import errno
 import os
+import signal
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar, cast
 
 import click
@@ -142,19 +145,39 @@ def typed(question: str) -> bytes:
     terminal = sys.stdin.fileno()
     ask(question)
     before = termios.tcgetattr(terminal)
-    silent = [*before]
-    silent[3] &= ~termios.ECHO
-    silent[3] |= termios.ICANON
+
+    def go_on(number: int, frame: FrameType | None) -> None:
+        """After Ctrl-Z and `fg`: the shell has made the terminal show again what is typed."""
+        ask(question)
+        _silence(terminal, before)
+
+    continued = signal.signal(signal.SIGCONT, go_on)
     try:
-        # TCSAFLUSH drops what was typed before the question: it was shown.
-        termios.tcsetattr(terminal, termios.TCSAFLUSH, silent)
+        _silence(terminal, before)
         line = os.read(terminal, _MAX)  # a terminal returns one line
     finally:
+        signal.signal(signal.SIGCONT, continued)
         termios.tcsetattr(terminal, termios.TCSANOW, before)
         end_question()
     if not line:
         raise click.Abort
     return _without_end(line)
+
+
+def _silence(terminal: int, before: Sequence[Any]) -> None:
+    """Let the terminal, whose settings were `before`, show nothing of the line that is typed next. Drops what was typed
+    already: it was shown. Raises click.Abort if the terminal does not do it."""
+    silent = [*before]
+    silent[3] &= ~termios.ECHO
+    silent[3] |= termios.ICANON
+    while True:
+        try:
+            termios.tcsetattr(terminal, termios.TCSAFLUSH, silent)
+            return
+        except termios.error as error:
+            number, _ = error.args
+            if number != errno.EINTR:  # which `bg` and then `fg` cause
+                raise click.Abort from error
 
 
 def _first_line(path: Path) -> bytes:

@@ -3,7 +3,9 @@
 import os
 import pty
 import select
+import signal
 import sys
+import termios
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from backends.node import hsm_seed
 from backup_cli import encrypting, key_options
 from tests.cli.made_encrypted import PASSPHRASE, kinds, with_secret
 from tests.end_to_end.world import World
+from tests.members.world import eventually
 
 ANSWERED = 60.0
 """Seconds in which a command must ask for the next answer, or end."""
@@ -91,6 +94,45 @@ def test_keys_asks_for_a_new_passphrase_twice(old_node: World) -> None:
     assert code == 0, shown
     assert PASSPHRASE not in shown
     assert kinds(old_node.backup) == ["hsm", "passphrase"]
+
+
+def test_passphrase_is_not_shown_after_the_command_was_stopped_and_goes_on(world: World) -> None:
+    """Ctrl-Z, then `fg`: the shell sets the terminal up for itself in between, so that it shows what is typed."""
+    question = "New passphrase of this backup: "
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, "-m", "backup_cli.main", *map(str, init_words(world))])
+    shown = shown_until(terminal, question)
+    eventually(lambda: not is_shown(terminal))
+    os.kill(child, signal.SIGSTOP)
+    os.waitpid(child, os.WUNTRACED)
+    settings = termios.tcgetattr(terminal)
+    settings[3] |= termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSANOW, settings)
+    os.kill(child, signal.SIGCONT)
+    eventually(lambda: not is_shown(terminal))
+    shown += shown_until(terminal, question)
+    os.write(terminal, f"{PASSPHRASE}\n".encode())
+    shown += shown_until(terminal, "The same again: ")
+    eventually(lambda: not is_shown(terminal))
+    os.write(terminal, b"another one\n")
+    shown += shown_until(terminal, "the two passphrases differ")
+    os.waitpid(child, 0)
+    assert PASSPHRASE not in shown
+    os.close(terminal)
+
+
+def is_shown(terminal: int) -> bool:
+    return bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
+
+
+def shown_until(terminal: int, words: str) -> str:
+    """What the command shows, until it has shown these words."""
+    shown, deadline = "", time.monotonic() + ANSWERED
+    while words not in shown:
+        assert select.select([terminal], [], [], max(deadline - time.monotonic(), 0))[0], shown
+        shown += os.read(terminal, 65536).decode()
+    return shown
 
 
 @pytest.fixture
