@@ -16,6 +16,8 @@ from backup_cli.console import show_line, warn
 from backup_cli.dry_run import tell_steps
 from backup_cli.for_programs import hand_out_result
 from backup_cli.noting import note_damage
+from backup_cli.seen_encryption import Encrypted
+from backup_cli.verify_slots import warn_of_slots
 from backup_cli.verify_stored import PROVED
 from backup_cli.verifying import tell_whole
 
@@ -42,6 +44,8 @@ class Findings:
     mended: tuple[Mended, ...] = ()
     left: list[ComparedFile] = field(default_factory=list)
     """The files of which some copy is damaged and was not mended."""
+    encrypted: Sequence[Encrypted] = ()
+    """The members that could be read, if the backup is encrypted."""
 
 
 def tell_mending(found: Findings, *, as_json: bool) -> None:
@@ -60,7 +64,8 @@ def tell_mending(found: Findings, *, as_json: bool) -> None:
 
 
 def tell_findings(found: Findings, *, repaired: bool, as_json: bool) -> None:
-    """Say what was found. Ends with exit code 3 if a member is damaged, with 1 if one could not be verified."""
+    """Say what was found. Ends with exit code 3 if a member is damaged or no key slot opens the backup, with 1 if
+    a member could not be verified."""
     damaged = _damaged(found)
     _note(found)
     if not as_json:
@@ -73,10 +78,11 @@ def tell_findings(found: Findings, *, repaired: bool, as_json: bool) -> None:
         _advise(found, damaged, repaired=repaired)
     elif failed:
         warn("not every member could be verified, and nothing was changed in those")
+    closed = warn_of_slots(found.encrypted)
     if as_json:
-        hand_out_result(_document(found, damaged))
-    if damaged or failed:
-        raise click.exceptions.Exit(3 if damaged else 1)
+        hand_out_result({**_document(found, damaged), "only_backup_key_opens": closed})
+    if damaged or failed or closed:
+        raise click.exceptions.Exit(3 if damaged or closed else 1)
 
 
 def _damaged(found: Findings) -> list[str]:

@@ -59,12 +59,14 @@ def verify_members(urls: Sequence[str], directory: Path | None, wishes: Wishes, 
     encryption = look_for_encryption(urls, patient=False)
     find_key(encryption, key, [] if directory is None else [directory], needed=wishes.repair, ask=True)
     if encryption.is_closed:
-        verify_stored_members(urls, wishes.as_json)
+        verify_stored_members(urls, encryption.members, wishes.as_json)
         return
     members = _opened(urls)
     if not wishes.repair:
         _verify_each(members, wishes)
-        tell_findings(_left(members, _compare(members)), repaired=False, as_json=wishes.as_json)
+        found = _left(members, _compare(members))
+        found.encrypted = look_for_encryption(urls).members
+        tell_findings(found, repaired=False, as_json=wishes.as_json)
         return
     with _stopped(directory, members, wishes):
         found = _left(members, _compare(members))
@@ -76,7 +78,7 @@ def verify_members(urls: Sequence[str], directory: Path | None, wishes: Wishes, 
             found.mended = mend(found.comparison, peers, running=False)
         _verify_each(members, wishes)
         again = _left(members, _compare(members))
-        again.mended = found.mended
+        again.mended, again.encrypted = found.mended, look_for_encryption(urls).members
     tell_findings(again, repaired=True, as_json=wishes.as_json)
 
 

@@ -19,6 +19,8 @@ from backup_cli.console import moment, progress, show_line, size, warn
 from backup_cli.for_programs import hand_out_result
 from backup_cli.noting import damage_noted
 from backup_cli.options import existing_backup
+from backup_cli.seen_encryption import Encrypted
+from backup_cli.verify_slots import warn_of_slots
 from backup_cli.verifying import warn_of_earlier
 
 PROVED, ENCRYPTED = "proved", "encrypted"
@@ -44,26 +46,28 @@ class Stored:
     end_unverified: str | None
 
 
-def verify_stored(url: str, backup: Backup, as_json: bool) -> None:
+def verify_stored(url: str, backup: Backup, members: Sequence[Encrypted], as_json: bool) -> None:
     """Check every stored byte, and say what was found. Raises Damaged and other BackupErrors.
 
-    Ends with exit code 3 if the backup is known to be damaged: that every byte matches its checksum disproves nothing.
+    Ends with exit code 3 if the backup is known to be damaged: that every byte matches its checksum disproves nothing;
+    and if no key slot opens it.
     """
     stored = check_stored(url, backup, note=True)
     if not as_json:
         _tell(url, stored)
     damaged = warn_of_earlier(backup, stored.generation, replayed=False)
+    closed = warn_of_slots(members)
     warn(NOT_PROVED)
     if as_json:
-        hand_out_result({"url": url, "contents": ENCRYPTED, **asdict(stored)})
-    if damaged:
+        hand_out_result({"url": url, "contents": ENCRYPTED, **asdict(stored), "only_backup_key_opens": closed})
+    if damaged or closed:
         raise click.exceptions.Exit(3)
 
 
-def verify_stored_members(urls: Sequence[str], as_json: bool) -> None:
+def verify_stored_members(urls: Sequence[str], encrypted: Sequence[Encrypted], as_json: bool) -> None:
     """The same for several members of one backup. They are not compared: which belong together is encrypted, too.
 
-    Ends with exit code 3 if one is damaged, with 1 if one could not be read.
+    Ends with exit code 3 if one is damaged or no key slot opens the backup, with 1 if one could not be read.
     """
     members: list[dict[str, Any]] = []
     code = 0
@@ -83,9 +87,11 @@ def verify_stored_members(urls: Sequence[str], as_json: bool) -> None:
         except BackupError as error:
             member["failure"], code = str(error), code or 1
             warn(f"NOT VERIFIED: {given}: {error}")
+    closed = warn_of_slots(encrypted)
+    code = 3 if closed else code
     warn(NOT_PROVED)
     if as_json:
-        hand_out_result({"contents": ENCRYPTED, "members": members})
+        hand_out_result({"contents": ENCRYPTED, "members": members, "only_backup_key_opens": closed})
     if code:
         raise click.exceptions.Exit(code)
 

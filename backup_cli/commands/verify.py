@@ -41,6 +41,7 @@ from backup_cli.ownership import take_over
 from backup_cli.pairing_text import finding, remembered_otherwise
 from backup_cli.seen_encryption import look_for_encryption
 from backup_cli.verify_members import Wishes, verify_members
+from backup_cli.verify_slots import warn_of_slots
 from backup_cli.verify_stored import PROVED, verify_stored
 from backup_cli.verifying import Accept, rebuild, tell_whole, warn_of_attachments, warn_of_earlier, warn_of_kept
 from plugin.foresight import brings_forward
@@ -88,6 +89,8 @@ def verify(
     are compared, and for every damaged file the member with the good copy is named.
 
     Without its key, only the stored bytes of an encrypted backup can be checked; that is then said.
+
+    If nothing but the node's backup.key opens an encrypted backup, that is damage, too: the exit code is 3.
 
     Needs no lock and does not disturb a running node. Changes nothing, except that damage is recorded in the backup,
     and what --repair mends.
@@ -140,7 +143,7 @@ def _verify_one(
     encryption = look_for_encryption(backup)
     find_key(encryption, key, places, needed=database is not None, ask=True)
     if encryption.is_closed:
-        verify_stored(url, backup, as_json)
+        verify_stored(url, backup, encryption.members, as_json)
         return
     with scratch_directory(scratch or scratch_place()) as directory:
         made = directory / "verified.sqlite3"
@@ -153,13 +156,16 @@ def _verify_one(
     warn_of_earlier(backup, verified.generation)
     warn_of_attachments(backup)
     warn_of_kept(backup)
+    closed = warn_of_slots(encryption.members)
     if comparison is not None and database is not None:
         pairing = _pairing(url, backup, database.parent)
         _tell_comparison(comparison, _advice(url, backup, database.parent, pairing), as_json)
         if pairing.memory.verdict is not Memory.AGREES:  # the database may be as old as the backup
             raise BackupError(remembered_otherwise(pairing, url, database.parent))
     if as_json:
-        hand_out_result(_document(url, backup, verified, comparison))
+        hand_out_result({**_document(url, backup, verified, comparison), "only_backup_key_opens": closed})
+    if closed:
+        raise click.exceptions.Exit(3)
 
 
 def _accepting(unknown_schema: bool) -> Accept:

@@ -2,10 +2,12 @@
 
 import base64
 import json
+from dataclasses import replace
 
 import pytest
 
-from backends import backup_at
+from backends import backup_at, keyring
+from backends.log.format.keys import KeysDocument
 from backends.log.key_slots import publish_keys, read_keys, without
 from backends.node.key_file import KEY_FILE
 from tests.cli.cli_asserts import assert_refused
@@ -40,6 +42,48 @@ def test_verify_with_key_proves_contents(world: World, safe: Safe) -> None:
     said = cli("verify", "--lightning-dir", world.directory, world.url)
     assert said.code == 0, said
     assert "identical" in said.text
+
+
+@pytest.mark.parametrize("way", ["with the key", "without"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "another backup's", "both slots"])
+def test_verify_does_not_pass_if_nothing_but_backup_key_opens_the_backup(
+    world: World, safe: Safe, way: str, damage: str
+) -> None:
+    """All that is stored is whole, and yet it is lost once the node's disk is."""
+    keys = world.backup / "keys"
+    if damage == "missing":
+        keys.unlink()
+    elif damage == "empty":
+        keys.write_bytes(b"")
+    elif damage == "another backup's":
+        keys.write_bytes(KeysDocument(bytes(16), safe.key.id, (), (), 2).encode())
+    else:
+        document = KeysDocument.decode(keys.read_bytes())
+        keys.write_bytes(replace(document, slots=(), lost=document.names).encode())
+    said = cli("verify", "--json", world.url, *(("--key-file", safe.key_file) if way == "with the key" else ()))
+    assert said.code == 3, said
+    assert json.loads(said.out)["only_backup_key_opens"] is True
+    assert any("backup.key" in line for line in json.loads(said.out)["warnings"])
+
+
+def test_verify_passes_with_one_damaged_slot_and_names_it(world: World, safe: Safe) -> None:
+    keys = world.backup / "keys"
+    document = KeysDocument.decode(keys.read_bytes())
+    keys.write_bytes(replace(document, slots=document.slots[1:], lost=document.names[:1]).encode())
+    said = cli("verify", world.url, "--key-file", safe.key_file)
+    assert said.code == 0, said
+    assert "key slot 1 is damaged" in said.err and "--remove SLOT" in said.err
+
+
+def test_verify_with_key_warns_of_slots_that_somebody_without_it_has_put_there(world: World, safe: Safe) -> None:
+    keys = world.backup / "keys"
+    forged = KeysDocument.decode(keys.read_bytes())
+    keyring.forget()
+    keys.write_bytes(forged.encode())
+    said = cli("verify", world.url, "--key-file", safe.key_file)
+    assert said.code == 0, said
+    assert "changed by somebody who does not have its key" in said.err
+    assert "changed by somebody" not in cli("verify", world.url).err
 
 
 def test_verify_without_key_says_that_contents_were_not_proved(world: World, safe: Safe) -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from backends import backup_at
+from backends.log.format.keys import KEYS
 from backends.log.format.records import segment_index
 from tests.cli.cli_asserts import assert_refused
-from tests.end_to_end.world import Said, backup_cli, tree
+from tests.cli.made_encrypted import with_secret
+from tests.cli.several import init_several, place_of
+from tests.end_to_end.world import Said, World, backup_cli, tree
 from tests.fake_lightningd import History
 from tests.log.histories import change, silent
 from tests.members.world import MembersWorld
@@ -212,3 +215,16 @@ def test_repair_without_another_member_is_a_usage_error(members: MembersWorld) -
 
 def test_segments_of_the_world_are_what_the_tests_flip(members: MembersWorld) -> None:
     assert [name for name in files(members, "nas") if segment_index(name) is not None] == [SEGMENT]
+
+
+@pytest.mark.parametrize("way", [(), ("--repair",)])
+def test_verify_does_not_pass_if_nothing_but_backup_key_opens_any_member(old_node: World, way: tuple[str, ...]) -> None:
+    assert init_several(with_secret(old_node), "disk", "nas", options=("--encrypt",)).code == 0
+    own = ("--lightning-dir", old_node.directory)
+    (place_of(old_node, "disk") / KEYS).unlink()
+    assert backup_cli("verify", *own, *way).code == (0 if way else 3)  # the good copy of nas is named, or put there
+    for name in ("disk", "nas"):
+        (place_of(old_node, name) / KEYS).unlink(missing_ok=True)
+    said = backup_cli("verify", "--json", *own, *way)
+    assert said.code == 3, said
+    assert json.loads(said.out)["only_backup_key_opens"] is True
