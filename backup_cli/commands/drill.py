@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +123,19 @@ def _recorded_node(scratch: Path, url: str, encrypt: bool) -> DrillReport:
     )
 
 
+_DATABASE = 2
+"""The parts of the path of a postgres:// URL that names no backup in its database: "/" and the database."""
+
+
 @contextmanager
 def _destination(url: str) -> Iterator[tuple[str, Backup]]:
-    """A new backup in a place of its own below what the URL names; removed afterwards."""
+    """A new backup in a place of its own below what the URL names (in PostgreSQL beside it); removed afterwards."""
     base, query, options = url.partition("?")
     # A stick alone (usb://STICK) is enough here.
-    place = str(parse_url(f"{base.rstrip('/')}/{query}{options}").below(f"{DRILL_PREFIX}{secrets.token_hex(4)}"))
+    named = parse_url(f"{base.rstrip('/')}/{query}{options}")
+    if named.scheme == "postgres" and len(named.path.parts) > _DATABASE:  # a backup in a database has nothing below it
+        named = replace(named, path=named.path.parent)
+    place = str(named.below(f"{DRILL_PREFIX}{secrets.token_hex(4)}"))
     backup = backup_at(place)
     answered(place, backup.check_new)
     try:

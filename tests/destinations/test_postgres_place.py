@@ -14,8 +14,10 @@ import pytest
 from backends import backup_at, place_at
 from backends.errors import Unreachable
 from backends.members.urls import new_name
+from backends.sqlite.copy import nothing
 from backends.storage.postgres.address import Host, address_of
 from backends.urls import BadURL, parse_url
+from backup_cli.commands import drill
 from tests.destinations.conftest import WorldAt
 from tests.destinations.places import Places
 from tests.destinations.postgres import ROLE
@@ -250,6 +252,14 @@ def test_backup_of_the_whole_schema_is_removed_without_those_below_it(places: Pl
     backup_at(above).storage.make()
     backup_at(above).storage.unmake()
     assert backup_at(below).storage.exists()
+
+
+def test_drill_with_the_url_of_a_backup_works_beside_it(places: Places) -> None:
+    backup = places.url("postgres")
+    with drill._destination(backup) as (place, made):
+        made.create(nothing())
+        assert place.rpartition("/")[0] == backup.rpartition("/")[0]
+    assert place.rpartition("/")[2] not in backup_at(backup.rpartition("/")[0]).list_backups()
 
 
 @pytest.mark.skipif(CAMPAIGN == 1, reason="docs/postgres.md rehearses it, too")
