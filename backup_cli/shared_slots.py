@@ -16,6 +16,7 @@ from backends.members.key_copies import read_keys_file, replaces
 from backends.members.survey import WITHIN, ask_all, why_not_seen
 from backends.members.urls import split_trailing
 from backends.storage.base import Storage
+from backends.system.interrupts import ignored
 from backends.text import printable
 from backup_cli.console import warn
 from backup_cli.options import existing_backup
@@ -112,7 +113,8 @@ class SharedSlots:
     def publish(self, document: KeysDocument) -> None:
         """Give every member this document, durably; see `change`."""
         questions = {url: partial(publish_keys, storage, document) for url, storage in self.storages.items()}
-        done, failures = ask_all(questions, WITHIN)
+        with ignored():  # what one member has taken over cannot be undone, and the others must not be left behind
+            done, failures = ask_all(questions, WITHIN)
         if not done:
             failure = next(iter(failures.values()))
             if isinstance(failure, BackupError):

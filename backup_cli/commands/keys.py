@@ -17,6 +17,7 @@ from backends.node.hsm_secret import HSM_SECRET
 from backends.node.hsm_slots import slot_secret
 from backends.node.key_file import KEY_FILE, earlier_key, read_key, write_key
 from backends.node.lockfile import LOCK_FILE, read_settings
+from backends.system.interrupts import ignored
 from backends.text import printable
 from backends.times import moment
 from backup_cli import as_owner, encrypting
@@ -293,7 +294,8 @@ def _restore_key(task: _Task) -> None:
         tell_steps([*aside, f"write {path}"], task.as_json)
         return
     else:
-        write_key(directory, key)
+        with ignored():
+            write_key(directory, key)
         say(f"{path} is written: the node can use its backup again.")
     if task.as_json:
         hand_out_result({"backup_id": backup_id, "key_id": key.id, "path": str(path)})
