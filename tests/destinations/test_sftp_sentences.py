@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,8 +17,9 @@ from backends.urls import BadURL
 from tests.destinations.conftest import WorldAt
 from tests.destinations.sftp_servers import OpenSsh, Proftpd, SftpServer, storage_at
 from tests.destinations.tools import run
-from tests.end_to_end.world import backup_cli
+from tests.end_to_end.world import backup_cli, spawned
 from tests.fake_lightningd import History, Refused
+from tests.other_user import NAMELESS, as_user, only_root
 from tests.small_disk import needs_small_disks, small_disk
 
 SFTP_SERVER = "/usr/lib/openssh/sftp-server"
@@ -150,6 +152,16 @@ def test_missing_ssh_says_which_package_has_it(monkeypatch: pytest.MonkeyPatch) 
 def test_what_to_type_can_be_pasted_into_a_shell() -> None:
     address = storage_at("sftp://me@nas:2222/srv/l.bkp?config=/home/me/my%20keys/config")._address
     assert address.typed() == "ssh -F '/home/me/my keys/config' -p 2222 me@nas"
+
+
+@only_root
+def test_user_without_a_name_is_told_that_ssh_needs_one() -> None:
+    """As in many containers. What could be typed by hand fails in the same way."""
+    status = "from backup_cli.main import main; main(['status', 'sftp://127.0.0.1:1/srv/lightning.bkp?timeout=10'])"
+    said = spawned(*as_user(NAMELESS), sys.executable, "-c", status)
+    assert said.code == 1, said
+    assert f"ssh works only for a user who has a name on this machine, and {NAMELESS} has none" in said.err
+    assert "by hand" not in said.err
 
 
 def test_broken_configuration_of_ssh_is_blamed(make: Make) -> None:

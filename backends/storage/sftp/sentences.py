@@ -158,6 +158,12 @@ _MEANINGS = [
         lasting=True,
     ),
     _says(
+        "no user exists for uid",
+        "ssh works only for a user who has a name on this machine, and {me} has none. In a container, run this as a "
+        "user of its image (its /etc/passwd), or add one there",
+        lasting=True,
+    ),
+    _says(
         "no matching (host key|key exchange|cipher|mac)",
         "this ssh and the server {server} have no common algorithm; one of them is too old",
         lasting=True,
