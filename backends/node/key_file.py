@@ -23,12 +23,16 @@ from backends.errors import BackupError, FromTheFuture, KeyNeeded
 from backends.keyring import KEY_SIZE, DataKey
 from backends.node.files import read_small_file, replace_file, sync_directory
 from backends.node.lockfile import read_settings
+from backends.text import shell_line
 
 KEY_FILE = "backup.key"
 
 _VERSION = 1
 _MODE = 0o400
 _ID_SIZE = 16
+
+_NO_FILE = (errno.ELOOP, errno.EISDIR)
+"""What reading says of a link and of a directory."""
 
 _MAX_ASIDE = 100
 """The most files of one name that are kept aside."""
@@ -302,6 +306,8 @@ def _read(path: Path, remedy: str) -> NodeKey:
     except PermissionError:
         _unusable(path, "cannot be read: it belongs to another user", _OWNER)
     except OSError as error:
+        if error.errno in _NO_FILE:  # nothing writes a key over it
+            remedy = f"move it away, with {shell_line('mv', '-n', path, f'{path}-moved')}; then {remedy}"
         _unusable(path, f"cannot be read ({_why(error)})", remedy)
     except _Senseless as error:
         _unusable(path, f"is damaged: {error}", remedy)

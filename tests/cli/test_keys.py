@@ -1,7 +1,9 @@
 """`backup-cli keys`: what opens an encrypted backup is listed, tried, added, removed; backup.key comes back."""
 
 import json
+import re
 import shutil
+import subprocess
 
 import pytest
 
@@ -337,6 +339,20 @@ def test_damaged_backup_key_is_kept_when_it_is_restored(both: World) -> None:
     assert keys(both, "--restore-key").code == 0
     assert read_key(both.directory) == before
     assert (both.directory / f"{KEY_FILE}.damaged").read_bytes() == b"nonsense"
+
+
+@pytest.mark.parametrize("what", ["link", "directory"])
+def test_backup_key_that_is_no_file_comes_back_by_what_is_advised(both: World, what: str) -> None:
+    path = both.directory / KEY_FILE
+    key = path.read_bytes()
+    path.rename(both.root / "elsewhere")
+    path.symlink_to(both.root / "elsewhere") if what == "link" else path.mkdir()
+    said = keys(both, "--test")
+    assert said.code == 1
+    (move,) = re.findall("mv -n [^;]*", said.err)
+    subprocess.run(move, shell=True, check=True)
+    assert keys(both, "--restore-key").code == 0
+    assert path.read_bytes() == key and path.is_file() and not path.is_symlink()
 
 
 def test_backup_key_of_an_earlier_backup_is_found_where_it_was_set_aside(both: World) -> None:
