@@ -286,3 +286,15 @@ def test_import_encrypt_for_a_node_writes_its_backup_key(world: World, tmp_path:
     found = read_key(world.directory)
     assert found is not None and found.key.id == slots_of(world.backup).key_id
     assert_nothing_readable(world.backup, world)
+
+
+def test_init_encrypt_that_leaves_anything_readable_is_refused_and_undone(
+    old_node: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a mistake of this program would: the node does not begin with such a backup."""
+    readable = json.dumps({"node_id": NODE_ID}).encode()
+    monkeypatch.setattr("backup_cli.commands.init.attach_emergency", lambda _, place: place.publish("more", readable))
+    before = tree(with_secret(old_node).root)
+    said = init(old_node, "--json")
+    assert (said.code, json.loads(said.out)["error"]["kind"]) == (1, "not_ciphertext"), said
+    assert tree(old_node.root) == before

@@ -191,6 +191,14 @@ def test_member_that_was_away_is_named_and_encrypted_when_it_is_caught_up(world:
 # Refusals
 
 
+def test_resync_encrypt_that_leaves_anything_readable_says_so(plain: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a mistake of this program would."""
+    readable = json.dumps({"node_id": "02" * 33}).encode()
+    monkeypatch.setattr("backup_cli.commands.resync.attach_emergency", lambda _, place: place.publish("more", readable))
+    said = resync(plain, "--encrypt", "--json")
+    assert (said.code, json.loads(said.out)["error"]["kind"]) == (1, "not_ciphertext"), said
+
+
 def test_resync_encrypt_of_an_encrypted_backup_is_refused(world: World, history: History) -> None:
     assert init_encrypted(with_secret(world)).code == 0
     world.run([history.first()])

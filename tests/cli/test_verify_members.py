@@ -228,3 +228,12 @@ def test_verify_does_not_pass_if_nothing_but_backup_key_opens_any_member(old_nod
     said = backup_cli("verify", "--json", *own, *way)
     assert said.code == 3, said
     assert json.loads(said.out)["only_backup_key_opens"] is True
+
+
+def test_verify_finds_the_member_where_anything_can_be_read_without_the_key(old_node: World) -> None:
+    assert init_several(with_secret(old_node), "disk", "nas", options=("--encrypt",)).code == 0
+    (place_of(old_node, "nas") / "more").write_text(json.dumps({"node_id": "02" * 33}))
+    said = backup_cli("verify", "--json", "--lightning-dir", old_node.directory)
+    assert said.code == 1, said
+    failures = {member["name"]: member["failure"] for member in json.loads(said.out)["members"]}
+    assert failures["disk"] is None and "is meant to be encrypted" in failures["nas"]

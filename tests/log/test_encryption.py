@@ -1,6 +1,7 @@
 """An encrypted backup: what is stored, what the key's holder reads, and what a deliberate change leads to."""
 
 from contextlib import closing
+from dataclasses import replace
 from zlib import crc32
 
 import pytest
@@ -8,14 +9,29 @@ import pytest
 from backends import keyring
 from backends.change import Change
 from backends.errors import Damaged, KeyNeeded, NotEncrypted
+from backends.keyring import DataKey
 from backends.log.backup import Backup
 from backends.log.format.documents import MANIFEST, SESSION, Manifest
-from backends.log.format.encryption import CHUNK, FINGERPRINT
+from backends.log.format.encryption import (
+    CHUNK,
+    FINGERPRINT,
+    Opener,
+    Sealer,
+    Tampered,
+    open_fields,
+    seal_fields,
+    stored_size,
+)
 from backends.log.format.records import (
     RECORD_HEADER_SIZE,
+    FileHeader,
+    FileKind,
+    Flag,
     RecordHeader,
+    RecordKind,
     decode_record,
     encode_record,
+    header_fields,
     segment_name,
     snapshot_name,
 )
@@ -212,3 +228,29 @@ def test_without_key_ends_of_snapshot_are_checked(database: bytes) -> None:
     for cut in (len(whole) - 1, len(whole) - 90, 64):
         with replaced(storage, name, whole[:cut]).read() as reader, pytest.raises(Damaged):
             reader.snapshot.check_ends()
+
+
+@pytest.mark.parametrize("moved", ["another backup", "another kind of file", "a file of another number"])
+def test_record_opens_only_in_its_own_file_of_its_own_backup(moved: str) -> None:
+    """Bound by the encryption itself, whatever the checksums and sequence numbers around it say."""
+    key, own = DataKey.new(bytes(16)), FileHeader(FileKind.SEGMENT, bytes(16), 1)
+    there = {
+        "another backup": replace(own, backup_id=bytes([1] * 16)),
+        "another kind of file": replace(own, kind=FileKind.SNAPSHOT),
+        "a file of another number": replace(own, number=2),
+    }[moved]
+    for size in (100, CHUNK + 1):
+        length = stored_size(size, True)
+        header = RecordHeader(b"magic", RecordKind.CHANGE, Flag.FRAME, length, size, 7, 1, 0, 0, 0, 0)
+        sealed = Sealer(key, own).seal(header_fields(header), bytes(size), True)
+        assert Opener(key, own).open(header, sealed, begins_stream=True) == bytes(size)
+        with pytest.raises(Tampered):
+            Opener(key, there).open(header, sealed, begins_stream=True)
+
+
+def test_sealed_fields_open_only_in_the_document_of_that_name() -> None:
+    key, public = DataKey.new(bytes(16)), {"version": 1}
+    sealed = seal_fields(key, "session", public, {"host": HOST})
+    assert open_fields(key, "session", public, sealed) == {"host": HOST}
+    with pytest.raises(Tampered):
+        open_fields(key, "members", public, sealed)

@@ -7,7 +7,15 @@ import pytest
 from backends.errors import BackupError, Unreachable
 from backends.keyring import DataKey
 from backends.log.format.keys import KEYS, HsmSlot, KeysDocument, PassphraseSlot, ScryptCost
-from backends.log.key_slots import MAKESECRET_INFO, new_keys, open_with_hsm, publish_keys, read_keys, with_passphrase
+from backends.log.key_slots import (
+    MAKESECRET_INFO,
+    new_keys,
+    open_with_hsm,
+    publish_keys,
+    read_keys,
+    with_passphrase,
+    without,
+)
 from backends.node.hsm_seed import derived_secret
 from backends.storage.base import Storage
 from plugin.key_slots import Slots, slots_at_start
@@ -103,6 +111,12 @@ def test_damaged_slot_is_told_and_left(node: Path) -> None:
     assert not slots.publish
     [(level, line)] = slots.lines
     assert level == "unusual" and "is damaged" in line and "backup-cli keys" in line
+
+
+def test_slot_for_hsm_secret_that_was_removed_is_not_made_again(node: Path) -> None:
+    slots, after = stored(node, without(BOTH, 1))
+    assert not slots.publish
+    assert after == [["passphrase"]]
 
 
 def test_slots_that_cannot_be_read_stop_only_the_first_start(node: Path) -> None:
