@@ -62,29 +62,32 @@ def try_slots(
             "is another backup's, or was changed. Make new slots with backup.key: --add-passphrase, --add-hsm-secret"
         )
     passphrase = None if options.passphrase_file is None else passphrase_from(options, new=False)
-    _try_hsm(document, tried, secret, passphrase)
-    _try_passphrases(document, tried, passphrase)
+    was_of_secret = _try_hsm(document, tried, secret, passphrase)
+    _try_passphrases(document, tried, passphrase, was_of_secret)
     if directory is not None:
         _check_backup_key(tried, directory, document.backup_id, key_id)
     return tried
 
 
-def _try_hsm(document: KeysDocument, tried: Tried, secret: Path | None, passphrase: bytes | None) -> None:
+def _try_hsm(document: KeysDocument, tried: Tried, secret: Path | None, passphrase: bytes | None) -> bool:
+    """Returns whether the passphrase in the file that was named is that of the hsm_secret."""
     slots = [slot for slot in document.slots if isinstance(slot, HsmSlot)]
     if not slots or secret is None:
-        return
+        return False
     try:
         seed = _seed(secret, passphrase)
+        was_of_secret = passphrase is not None and needs_passphrase(secret)
     except BackupError as error:
         tried.troubles.append(f"the slot for hsm_secret was not tried: {error}")
-        return
+        return False
     if seed is None:
-        return
+        return False
     _open_each(document, tried, slots, lambda alone: open_with_seed(alone, seed))
     if all(tried.states[slot.number] is State.DOES_NOT_OPEN for slot in slots):
         tried.troubles.append(
             f"{printable(secret)} opens no key slot: it is another node's, or the slots are not this node's"
         )
+    return was_of_secret
 
 
 def _seed(secret: Path, passphrase: bytes | None) -> bytes | None:
@@ -96,7 +99,7 @@ def _seed(secret: Path, passphrase: bytes | None) -> bytes | None:
     return asked_seed(secret) if at_terminal() else None
 
 
-def _try_passphrases(document: KeysDocument, tried: Tried, passphrase: bytes | None) -> None:
+def _try_passphrases(document: KeysDocument, tried: Tried, passphrase: bytes | None, was_of_secret: bool) -> None:
     slots = [slot for slot in document.slots if isinstance(slot, PassphraseSlot)]
     if not slots:
         return
@@ -106,8 +109,7 @@ def _try_passphrases(document: KeysDocument, tried: Tried, passphrase: bytes | N
     if not passphrase:
         return
     _open_each(document, tried, slots, lambda alone: open_with_passphrase(alone, passphrase))
-    hsm_opened = any(tried.states[slot.number] is State.OPENS for slot in document.slots if isinstance(slot, HsmSlot))
-    if all(tried.states[slot.number] is State.DOES_NOT_OPEN for slot in slots) and not hsm_opened:
+    if all(tried.states[slot.number] is State.DOES_NOT_OPEN for slot in slots) and not was_of_secret:
         tried.troubles.append("the passphrase opens no key slot: it is mistyped, or another one")
 
 

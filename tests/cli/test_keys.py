@@ -137,6 +137,14 @@ def test_test_with_a_wrong_passphrase_fails_only_if_nothing_opens(both: World) -
     assert states(said) == [(1, "hsm", "not_tried"), (2, "passphrase", "does_not_open")]
 
 
+def test_test_with_a_wrong_passphrase_fails_although_hsm_secret_opens_its_own_slot(both: World) -> None:
+    wrong = passphrase_file(both, "another one entirely")
+    said = keys(both, "--test", "--json", "--passphrase-file", wrong)
+    assert said.code == 1
+    assert states(said) == [(1, "hsm", "opens"), (2, "passphrase", "does_not_open")]
+    assert "the passphrase opens no key slot" in said.err
+
+
 def test_test_with_another_nodes_hsm_secret_says_so(both: World) -> None:
     other = both.root / "other"
     other.write_bytes(bytes(range(1, 33)))
