@@ -115,7 +115,7 @@ class NewSlots:
         """The document with a slot for each of these, unless it has one that works. Raises BackupError."""
         if self.hsm_derived is not None:
             document = with_hsm_slot(document, key, self.hsm_derived)
-        if self.passphrase is not None and not _opens(document, self.passphrase):
+        if self.passphrase is not None and not opens(document, self.passphrase):
             document = with_passphrase(document, key, self.passphrase, COST)
         return document
 
@@ -126,7 +126,8 @@ class NewSlots:
                 publish_attachment(storage, Attachment.SECRET, self.secret)
 
 
-def _opens(document: KeysDocument, passphrase: bytes) -> bool:
+def opens(document: KeysDocument, passphrase: bytes) -> bool:
+    """Whether the passphrase opens one of these slots."""
     try:
         open_with_passphrase(document, passphrase)
     except BackupError:

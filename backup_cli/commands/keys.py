@@ -202,12 +202,16 @@ def _add_passphrase(task: _Task) -> None:
         tell_steps([f"add a passphrase as key slot {with_number}", *_at(task)], task.as_json)
         return
     passphrase = passphrase_from(task.options, new=True)
-    document = task.shared.change(key, lambda found: with_passphrase(found, key, passphrase, encrypting.COST))
-    _tell(
-        task,
-        document,
-        f"The passphrase opens this backup now (key slot {document.slots[-1].number}). Write it on paper",
-    )
+    known = False
+
+    def added(found: KeysDocument) -> KeysDocument:
+        nonlocal known
+        known = encrypting.opens(found, passphrase)  # with two slots it would still open the backup without one of them
+        return found if known else with_passphrase(found, key, passphrase, encrypting.COST)
+
+    document = task.shared.change(key, added)
+    new = f"The passphrase opens this backup now (key slot {document.slots[-1].number}). Write it on paper"
+    _tell(task, document, "The passphrase opens this backup already: no key slot was added" if known else new)
 
 
 def _add_hsm_secret(task: _Task) -> None:

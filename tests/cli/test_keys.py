@@ -191,6 +191,14 @@ def test_added_passphrase_opens_the_backup(both: World) -> None:
     assert everything(target) == everything(both.database)
 
 
+def test_passphrase_that_opens_the_backup_already_gets_no_second_slot(both: World) -> None:
+    """Whoever removed one of the two would believe that it opens the backup no more."""
+    before = slots_of(both.backup)
+    said = keys(both, "--add-passphrase", "--passphrase-file", passphrase_file(both))
+    assert (said.code, "opens this backup already" in said.err) == (0, True), said
+    assert slots_of(both.backup) == before
+
+
 def test_slot_is_added_with_hsm_secret_alone(both: World) -> None:
     lose_key(both)
     said = keys(both, "--add-passphrase", "--passphrase-file", passphrase_file(both, "a further passphrase"))
