@@ -254,6 +254,17 @@ def test_backup_of_the_whole_schema_is_removed_without_those_below_it(places: Pl
     assert backup_at(below).storage.exists()
 
 
+def test_init_where_another_one_was_killed_speaks_of_no_directory(places: Places, world_at: WorldAt) -> None:
+    world = world_at(places.url("postgres"))
+    storage = backup_at(world.url).storage
+    storage.make()
+    for name, said in (("notes", "it is no backup"), ("session", "is not a whole backup")):
+        storage.publish(name, b"what is left")
+        again = backup_cli("init", "--lightning-dir", world.directory, world.url)
+        assert (again.code, said in again.err, "hoose another name" in again.err) == (1, True, True), again
+        assert "director" not in again.err
+
+
 def test_drill_with_the_url_of_a_backup_works_beside_it(places: Places) -> None:
     backup = places.url("postgres")
     with drill._destination(backup) as (place, made):

@@ -53,10 +53,16 @@ def already_exists(storage: Storage) -> BackupError:
                 "another name; or, if that is this node's backup, wait until that process has ended"
             )
         if _ours(names):
+            what = "the directory" if storage.is_mounted else "all that is there"
             return BackupError(
                 f"{place} is there already, but is not a whole backup: it has no manifest, as after an init that was "
-                "killed. Nothing was touched. If an init was killed, delete the directory and repeat this; if it may "
-                "be somebody's copy of a backup, choose another name"
+                "killed. Nothing was touched. Choose another name; or, if an init was killed and this is nobody's copy "
+                f"of a backup, delete {what} and repeat this"
+            )
+        if not storage.is_mounted:
+            return BackupError(
+                f"{place} is there already, and nothing in it was touched; it is no backup. A backup needs a place of "
+                "its own, where there is nothing else: choose another name"
             )
         return BackupError(
             f"{place} is there already, and nothing in it was touched; it is no backup. A backup is a directory of its "
