@@ -98,6 +98,7 @@ def test_restore_from_an_empty_directory_names_the_backup_beside_it(grown: World
     said = backup_cli("restore", empty.as_uri(), grown.root / "x.sqlite3")
     assert said.code == 1
     assert grown.url in said.text
+    assert "is in. Next to it is this backup:" in said.err
 
 
 def test_missing_backup_without_neighbours_mentions_none(world: World) -> None:

@@ -26,17 +26,18 @@ def no_manifest(storage: Storage) -> NotABackup:
             "that process has ended, then repeat this"
         )
     if _ours(names):
+        hint = misnamed(storage, MANIFEST)
         return NotABackup(
             f"{place} is not a whole backup: it has no manifest. If it is a copy, the copy is incomplete: copy the "
-            f"whole directory again. Nothing was changed.{misnamed(storage, MANIFEST)}"
+            f"whole directory again. Nothing was changed{f'.{hint}' if hint else ''}"
         )
     nothing = f"there is no backup in {place} (it has no manifest)"
     if storage.is_mounted:
         return NotABackup(
             f"{nothing}: is the disk or share that holds the backup mounted? Nothing was changed; mount it, or name "
-            "the directory that the backup is in."
+            "the directory that the backup is in"
         )
-    return NotABackup(f"{nothing}: is the URL right? Nothing was changed; name the place that the backup is in.")
+    return NotABackup(f"{nothing}: is the URL right? Nothing was changed; name the place that the backup is in")
 
 
 def already_exists(storage: Storage) -> BackupError:
