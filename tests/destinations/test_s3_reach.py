@@ -13,6 +13,7 @@ import pytest
 from backends import place_at
 from backends.errors import BackupError
 from backends.log.backup import Backup
+from backends.storage.objects.store import Exists
 from backends.storage.s3.bucket import bucket_of
 from backends.storage.s3.client import Clients
 from backends.storage.s3.credentials import credentials_for
@@ -128,12 +129,13 @@ def test_secret_is_in_no_file_of_the_node(places: Places, world_at: WorldAt) -> 
         assert KEYS.key_id.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT"])
 def test_lock_file_holds_where_the_environment_said_the_bucket_is(
-    places: Places, world_at: WorldAt, monkeypatch: pytest.MonkeyPatch
+    places: Places, world_at: WorldAt, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """The environment of the node's service is another one, and in a year nobody knows it."""
     url = places.url("s3")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", places.radosgw.endpoint)
+    monkeypatch.setenv(name, places.radosgw.endpoint)
     monkeypatch.setenv("AWS_REGION", "eu-west-3")
     world = world_at(url.partition("?")[0]).init()
     lasting = (world.directory / "backup.lock").read_text()
@@ -209,6 +211,17 @@ def test_bucket_is_reached_by_path_or_by_host(url: str, endpoint: str, region: s
 def test_bucket_is_part_of_the_host_name_if_the_url_says_so() -> None:
     store = Clients(bucket_of(parse_url(f"{URL}?endpoint=https://s3.example.org:9000&style=host"))).attempt(0, 0, 60)
     assert "https://bucket.s3.example.org:9000" in str(store._store.config)  # type: ignore[union-attr]
+
+
+def test_environment_for_other_programs_takes_nothing_away_from_what_a_backup_needs(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    store = store_at(places.url("s3"))
+    store.create("backup", b"made")
+    with pytest.raises(Exists):
+        store.create("backup", b"made by another one")
 
 
 # Sentences

@@ -195,6 +195,7 @@ def _s3_store(bucket: Bucket, credentials: Credentials, options: "ClientConfig")
         "region": bucket.region,
         "virtual_hosted_style_request": bucket.style == "host",
         "conditional_put": "etag",  # whatever the environment says: without it, nothing would be safe
+        "skip_signature": False,
     }
     if bucket.endpoint:
         scheme, _, host = bucket.endpoint.partition("://")

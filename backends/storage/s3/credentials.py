@@ -23,6 +23,10 @@ _BY_LIBRARY = (
 )
 """Credentials in the environment that obstore uses itself."""
 
+_ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+"""What names the store in the environment. The last one is known to obstore only, which would go there unasked: it must
+be said, and recorded, where the bucket is."""
+
 _MAX_LISTED = 1 << 20
 """Bytes of the largest file whose profiles are listed."""
 
@@ -60,7 +64,7 @@ def credentials_for(bucket: Bucket) -> Credentials:
             f"this). Nothing was changed; add it there, or name another with ?profile="
         )
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    endpoint = next((os.environ[name] for name in _ENDPOINT if os.environ.get(name)), "")
     found = settings or {}
     if bucket.profile:  # what was asked for by name comes before what happens to be in the environment
         region, endpoint = found.get("region", region), found.get("endpoint_url", endpoint)
