@@ -34,7 +34,7 @@ from backup_cli.consent.newest import demand_newest, discard_newer
 from backup_cli.consent.schema import accept_schema, demand_known_schema
 from backup_cli.console import moment, progress, say, show_line, show_whole, size, warn
 from backup_cli.dry_run import dry_run_option, held, tell_steps
-from backup_cli.encrypting import Encrypt, encrypt_option, new_slots, would_open
+from backup_cli.encrypting import Encrypt, encrypt_option, new_slots, refuse_anothers_secret, would_open
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.new_key import PLAIN, NewKey, check_new_ciphertext, key_handed_over
 from backup_cli.new_members import warn_of_strangers
@@ -202,6 +202,8 @@ def _hand_out(task: _Import, url: str, position: Position, key: NewKey | None) -
 def _take_over(task: _Import, database: Path | None, key: NewKey | None) -> tuple[Position, str]:
     """Create the backup. Returns its position, and a line that says what was made."""
     with _read(task, database) as source:
+        if task.encrypt is not None and database is None:  # else it was compared with the node's database
+            refuse_anothers_secret(task.encrypt.key.hsm_secret, source.node_id)
         position = _create(task.backup, source, None if key is None else key.stored_in(task.backup.storage))
     holds = f"the database at version {source.data_version}" if source.size else "no database yet"
     return position, f"The backup at {task.url} is ready and holds {holds}, imported from {task.legacy.path}"

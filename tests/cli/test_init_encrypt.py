@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ from tests.cli.test_stopped_at_every_step import check
 from tests.end_to_end.db_compare import everything
 from tests.end_to_end.world import Said, World, said_at, tree
 from tests.fake_lightningd import History, read_recording
-from tests.known_secret import NODE_ID, known_database
+from tests.known_secret import NODE_ID, SECRET, known_database, known_writes
 from tests.legacy.written import written
 
 
@@ -260,9 +261,10 @@ def test_killed_init_encrypt_leaves_the_earlier_backup_or_a_whole_new_one(
 
 
 def test_import_encrypt_makes_an_encrypted_backup(world: World, tmp_path: Path) -> None:
-    legacy_file = written(read_recording(limit=300)).save(tmp_path / "file.bkp")
+    calls = (replace(call, writes=tuple(known_writes(list(call.writes)))) for call in read_recording(limit=300))
+    legacy_file = written(calls).save(tmp_path / "file.bkp")
     secret = world.root / "safe"
-    secret.write_bytes(bytes(range(32)))
+    secret.write_bytes(SECRET)
     assert_refused(cli("import", "--encrypt", legacy_file, world.url), "nothing but backup.key would open")
     assert not world.backup.exists()
     said = cli("import", "--encrypt", "--hsm-secret", secret, "--json", legacy_file, world.url)
@@ -271,6 +273,19 @@ def test_import_encrypt_makes_an_encrypted_backup(world: World, tmp_path: Path) 
     plain = world.root / "plain.sqlite3"
     assert cli("restore", legacy_file.as_uri(), plain).code == 0
     assert everything(restored(world, "--hsm-secret", secret)) == everything(plain)
+
+
+@pytest.mark.parametrize("dry_run", [("--dry-run",), ()])
+def test_import_encrypt_is_refused_if_the_hsm_secret_is_another_nodes(
+    world: World, tmp_path: Path, dry_run: tuple[str, ...]
+) -> None:
+    """Nothing else would open that backup, and it would be looked for in vain."""
+    legacy_file = written(read_recording(limit=300)).save(tmp_path / "file.bkp")
+    secret = world.root / "safe"
+    secret.write_bytes(SECRET)
+    said = cli("import", "--encrypt", "--hsm-secret", secret, *dry_run, legacy_file, world.url)
+    assert_refused(said, "is another node's.*Nothing was changed")
+    assert not world.backup.exists()
 
 
 def test_import_encrypt_for_a_node_writes_its_backup_key(world: World, tmp_path: Path) -> None:
