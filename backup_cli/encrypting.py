@@ -6,6 +6,7 @@ one is given. What opens it is asked for before anything is made.
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -24,7 +25,7 @@ from backends.log.key_slots import (
     with_hsm_slot,
     with_passphrase,
 )
-from backends.node.hsm_secret import HSM_SECRET, Malformed, Verdict, check_secret, content_of
+from backends.node.hsm_secret import HSM_SECRET, Malformed, Verdict, check_secret, content_of, node_of_seed
 from backends.node.hsm_seed import WrongSeedPassphrase, needs_passphrase, read_seed
 from backends.node.hsm_slots import slot_secret
 from backends.node.key_file import KEY_FILE
@@ -151,7 +152,7 @@ def new_slots(
     named = encrypt.key.passphrase_file is not None
     passphrase = passphrase_from(encrypt.key, new=True) if named else None
     if path is not None:
-        return NewSlots(_derived(path, passphrase, encrypt), passphrase)
+        return NewSlots(_derived(path, passphrase, encrypt, node_id), passphrase)
     if passphrase is None and at_terminal():
         passphrase = _offered(directory, may_wait)
     if passphrase is None and not may_wait:
@@ -196,11 +197,22 @@ def refuse_anothers_secret(path: Path | None, node_id: str | None) -> None:
         return
     checked = check_secret(path, node_id)
     if checked.verdict is Verdict.DIFFERS:
-        raise BackupError(
-            f"{printable(path)} is another node's: it belongs to the node {checked.made}, and the database to the node "
-            f"{checked.expected}. So it must not be what opens this node's backup. Nothing was changed; name the right "
-            "one with --hsm-secret FILE"
-        )
+        raise _anothers(path, checked.made, checked.expected)
+
+
+def refuse_anothers_seed(path: Path, seed: bytes, node_id: str | None) -> None:
+    """The same for a secret that was read with its passphrase: only then can it be told whose it is."""
+    with suppress(ImportError):
+        if node_id is not None and node_of_seed(seed) != node_id:
+            raise _anothers(path, node_of_seed(seed), node_id)
+
+
+def _anothers(path: Path, made: str | None, expected: str | None) -> BackupError:
+    return BackupError(
+        f"{printable(path)} is another node's: it belongs to the node {made}, and the database to the node {expected}. "
+        "So it must not be what opens this node's backup. Nothing was changed; name the right one with --hsm-secret "
+        "FILE"
+    )
 
 
 def _nothing_opens() -> KeyNeeded:
@@ -247,11 +259,11 @@ def _content(path: Path | None) -> bytes:
 # A slot for hsm_secret
 
 
-def _derived(path: Path, passphrase: bytes | None, encrypt: Encrypt) -> bytes | None:
+def _derived(path: Path, passphrase: bytes | None, encrypt: Encrypt, node_id: str | None) -> bytes | None:
     """What lightningd derives from the hsm_secret at `path`. None if it cannot be read, unless it is needed: it was
     named, or there is no passphrase. Raises BackupError."""
     try:
-        return slot_secret(seed_of(path, passphrase))
+        seed = seed_of(path, passphrase)
     except BackupError as error:
         if passphrase is None or encrypt.key.hsm_secret is not None:
             raise
@@ -260,6 +272,8 @@ def _derived(path: Path, passphrase: bytes | None, encrypt: Encrypt) -> bytes | 
             "later, run: backup-cli keys --add-hsm-secret"
         )
         return None
+    refuse_anothers_seed(path, seed, node_id)
+    return slot_secret(seed)
 
 
 def seed_of(path: Path, passphrase: bytes | None) -> bytes:

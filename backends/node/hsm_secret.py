@@ -242,6 +242,11 @@ def seed_of_words(words: memoryview | bytes, passphrase: bytes = b"") -> bytes:
     return hashlib.pbkdf2_hmac("sha512", words, b"mnemonic" + passphrase, 2048)
 
 
+def node_of_seed(seed: bytes) -> str:
+    """The id of the node with this secret, as `read_seed` gives it (hex). Raises ImportError without coincurve."""
+    return _node_id(seed[:SECRET_SIZE])
+
+
 def _node_id(secret: memoryview | bytes) -> str:
     from coincurve import PublicKey  # slow to import, and only needed here
 

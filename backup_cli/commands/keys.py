@@ -24,7 +24,7 @@ from backup_cli import as_owner, encrypting
 from backup_cli.completing import offered_urls
 from backup_cli.console import say, show_line, warn
 from backup_cli.dry_run import dry_run_option, tell_steps
-from backup_cli.encrypting import refuse_anothers_secret, seed_of
+from backup_cli.encrypting import refuse_anothers_secret, refuse_anothers_seed, seed_of
 from backup_cli.finding_keys import find_key
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.key_options import KeyOptions, at_terminal, key_options, passphrase_from
@@ -227,14 +227,17 @@ def _add_hsm_secret(task: _Task) -> None:
             f"{HSM_SECRET} itself is in this backup, so it must not be what opens it. Nothing was changed; add another "
             "passphrase, if you want: backup-cli keys --add-passphrase"
         )
-    refuse_anothers_secret(path, backup_at(task.shared.members[0].url).node_id())
+    node_id = backup_at(task.shared.members[0].url).node_id()
+    refuse_anothers_secret(path, node_id)
     if task.dry_run:
         tell_steps([f"let {path} open the backup, by a key slot", *_at(task)], task.as_json)
         return
     passphrase = None
     if task.options.passphrase_file is not None:
         passphrase = passphrase_from(task.options, new=False, of=printable(path))
-    derived = slot_secret(seed_of(path, passphrase))
+    seed = seed_of(path, passphrase)
+    refuse_anothers_seed(path, seed, node_id)
+    derived = slot_secret(seed)
     document = task.shared.change(key, lambda found: with_hsm_slot(found, key, derived))
     _tell(task, document, f"{path} opens this backup now")
 

@@ -13,6 +13,7 @@ from tests.cli.made_encrypted import kinds
 from tests.cli.on_a_terminal import on_a_terminal
 from tests.end_to_end.db_compare import differences
 from tests.end_to_end.world import World, tree
+from tests.known_secret import SECRET, known_database
 from tests.node.test_hsm_seed import RITUAL, with_passphrase
 
 TYPED = "Cake for 12 wings"
@@ -171,3 +172,16 @@ def test_new_passphrase_is_asked_for_twice_and_two_different_ones_change_nothing
     assert code == 0, shown
     assert "six random" not in shown
     assert kinds(made.backup) == ["hsm", "passphrase"]
+
+
+def test_another_nodes_hsm_secret_is_told_once_its_passphrase_is_known(old_node: World, files: Files) -> None:
+    """It would be looked for in vain one day. Without the passphrase nobody can tell whose it is."""
+    old_node.database.write_bytes(known_database())
+    assert_refused(cli(*words(old_node, "--passphrase-file", files["right"])), "is another node's.*Nothing was changed")
+    assert not old_node.backup.exists()
+    own = ("--lightning-dir", old_node.directory)
+    (old_node.directory / "hsm_secret").write_bytes(SECRET)
+    assert cli(*words(old_node)).code == 0
+    said = cli("keys", "--add-hsm-secret", "--hsm-secret", files["secret"], "--passphrase-file", files["right"], *own)
+    assert_refused(said, "is another node's.*Nothing was changed")
+    assert kinds(old_node.backup) == ["hsm"]
