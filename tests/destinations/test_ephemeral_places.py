@@ -210,6 +210,28 @@ def test_filesystem_is_recognised_as_lasting_or_memory_or_layer(
     assert ephemeral.lifetime_of_mount(mount) is lifetime
 
 
+@pytest.mark.parametrize(
+    ("marked", "mounted", "lifetime"),
+    [
+        (True, "/var/lib/containers/vfs/dir/1a2b / rw - ext4 /dev/sda1 rw", Lifetime.LAYER),
+        (True, "/docker/btrfs/subvolumes/1a2b / rw - btrfs /dev/sda1 rw", Lifetime.LAYER),
+        (True, "/volumes/node/_data /root/.lightning rw - ext4 /dev/sda1 rw", Lifetime.LASTING),
+        (True, "/ / rw - ext4 /dev/sda1 rw", Lifetime.LASTING),  # a machine whose disk was made from an image
+        (False, "/@ / rw - btrfs /dev/sda1 rw", Lifetime.LASTING),
+    ],
+)
+def test_layer_that_is_a_directory_of_the_hosts_disk_is_recognised(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, marked: bool, mounted: str, lifetime: Lifetime
+) -> None:
+    monkeypatch.setattr(table, "MOUNTINFO", tmp_path / "mountinfo")
+    monkeypatch.setattr(ephemeral, "_CONTAINER", (tmp_path / "mark",))
+    (tmp_path / "mountinfo").write_text(f"37 35 8:1 {mounted}\n")
+    if marked:
+        (tmp_path / "mark").touch()
+    [mount] = table.mounts()
+    assert ephemeral.lifetime_of_mount(mount) is lifetime
+
+
 def test_environment_variable_for_test_runs_accepts_layers_but_not_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
