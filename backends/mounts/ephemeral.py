@@ -30,6 +30,9 @@ _IN_MEMORY = frozenset(
 
 _LAYERED = frozenset({"overlay", "aufs", "unionfs", "fuse.fuse-overlayfs", "fuse.unionfs", "fuse.unionfs-fuse"})
 
+_CONTAINER = (Path("/.dockerenv"), Path("/run/.containerenv"))
+"""Docker and Podman put one of these into each container. A virtual machine made from an image may have one."""
+
 _MEMORY_DISK = re.compile(r"/dev/z?ram[0-9]+\Z")
 
 _UPPER = "upperdir="
@@ -45,10 +48,18 @@ def lifetime_of_mount(mount: Mount) -> Lifetime:
     if mount.kind in _IN_MEMORY or _MEMORY_DISK.match(mount.source):
         return Lifetime.MEMORY
     if mount.kind not in _LAYERED:
-        return Lifetime.LASTING
+        return Lifetime.LAYER if _is_the_root_of_a_container(mount) else Lifetime.LASTING
     upper = next((option[len(_UPPER) :] for option in mount.options if option.startswith(_UPPER)), "")
     # The option holds the path as seen by the process that mounted it; inside a container there is no such path.
     with suppress(OSError):
         if Path(upper).is_absolute() and Path(upper).is_dir() and mount_of(Path(upper)).kind in _IN_MEMORY:
             return Lifetime.MEMORY
     return Lifetime.LAYER
+
+
+def _is_the_root_of_a_container(mount: Mount) -> bool:
+    """Whether this is a container's layer without being an overlay: a directory or subvolume of the host's own disk.
+
+    The storage drivers `vfs` and `btrfs` make such layers. The root of a machine is a whole filesystem, or has no mark.
+    """
+    return mount.point == Path("/") and mount.root != "/" and any(mark.exists() for mark in _CONTAINER)

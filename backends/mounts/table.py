@@ -57,7 +57,7 @@ def mount_of(path: Path) -> Mount:
             return mount
     # The mount is not in the table, as in a chroot. Its longest mount point above the path is the best guess.
     above = [mount for mount in table if there == mount.point or mount.point in there.parents]
-    return max(above, key=lambda mount: len(mount.point.parts))
+    return max(above, key=lambda mount: len(mount.point.parts)) if above else _root_of_a_chroot(there)
 
 
 def mount_at(descriptor: int) -> Mount:
@@ -80,6 +80,13 @@ def _nearest_directory(path: Path) -> tuple[Path, int]:
             finally:
                 os.close(descriptor)
     return Path("/"), -1
+
+
+def _root_of_a_chroot(directory: Path) -> Mount:
+    """The mount of a chroot's root that is no mount point itself: of it, only the device can be known."""
+    device = directory.stat().st_dev
+    numbers = (os.major(device), os.minor(device))
+    return Mount(-1, numbers, "/", Path("/"), "unknown", "root of this chroot", frozenset())
 
 
 def _mount_ident(descriptor: int) -> int:

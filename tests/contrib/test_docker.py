@@ -1,6 +1,6 @@
 """The entrypoint of a container, run for real, with a fake lightningd that starts the real plugin.
 
-Not run: an image, and a container. There is no Docker where these tests run.
+Not run here: an image, and a container. docs/docker.md says what was tried of them by hand.
 """
 
 import os

@@ -5,6 +5,7 @@ run by Python, and `requirements.txt`; it is copied to `reckless/NAME/source/NAM
 wrapper runs the module NAME with that directory at the end of Python's path; run by hand, the wrapper ends with 0.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.world import World, spawned
+from tests.end_to_end.world import World, backup_cli, spawned
 from tests.fake_lightningd import History
 
 ROOT = Path(__file__).parents[2]
@@ -67,3 +68,30 @@ def test_node_runs_with_what_reckless_installs(wrapper: Path, world: World, hist
     assert f"important-plugin={wrapper}" in made.out
     world.run([history.first(), *history.notes(2)], command=[str(wrapper)])
     world.assert_restored_equals_the_nodes()
+
+
+def test_sed_line_of_the_page_leaves_one_important_line_whatever_reckless_has_written(
+    wrapper: Path, world: World, tmp_path: Path
+) -> None:
+    """The own config has the line with `important-plugin`; reckless adds its own with each installation."""
+    lightning, line = tmp_path / ".lightning", f"plugin={wrapper}"
+    (lightning / "bitcoin").mkdir(parents=True, mode=0o700)
+    managed = lightning / "reckless" / "bitcoin-reckless.conf"
+    managed.parent.mkdir()
+    managed.touch()
+    (lightning / "bitcoin" / "config").write_text(f"# This config was autopopulated by reckless\n\ninclude {managed}")
+    (lightning / "config").write_text(f"alias=x\nimportant-{line}\n")
+    assert backup_cli("init", "--lightning-dir", lightning, world.url).code == 0
+
+    def said(last: str) -> str:
+        managed.write_text(f"# This configuration file is managed by reckless\n\n{last}")  # no line end, as it writes
+        return backup_cli("check-config", "--lightning-dir", lightning).out
+
+    [sed] = set(re.findall(r"^sed -i .*", (ROOT / "docs" / "installing.md").read_text(), re.M))
+    assert "configured twice" in said(line)
+    for _ in range(2):
+        subprocess.run(sed, shell=True, check=True, env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"})
+        checked = backup_cli("check-config", "--lightning-dir", lightning).out
+        assert checked.endswith("\nprotected\n"), checked
+    assert (lightning / "config").read_text() == f"alias=x\nimportant-{line}\n"
+    assert "disables it" in said(f"disable-{line}"), "what an update beside a running node leaves"

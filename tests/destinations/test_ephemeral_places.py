@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tests.cli.cli_asserts import assert_refused
 from tests.destinations.tools import need, unmount
 from tests.end_to_end.world import World, backup_cli, command, said_at, spawned, tree
 from tests.fake_lightningd import History, Refused
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -208,6 +211,55 @@ def test_filesystem_is_recognised_as_lasting_or_memory_or_layer(
     (tmp_path / "mountinfo").write_bytes(mounted)
     [mount] = table.mounts()
     assert ephemeral.lifetime_of_mount(mount) is lifetime
+
+
+@pytest.mark.parametrize(
+    ("marked", "mounted", "lifetime"),
+    [
+        (True, "/var/lib/containers/vfs/dir/1a2b / rw - ext4 /dev/sda1 rw", Lifetime.LAYER),
+        (True, "/docker/btrfs/subvolumes/1a2b / rw - btrfs /dev/sda1 rw", Lifetime.LAYER),
+        (True, "/volumes/node/_data /root/.lightning rw - ext4 /dev/sda1 rw", Lifetime.LASTING),
+        (True, "/ / rw - ext4 /dev/sda1 rw", Lifetime.LASTING),  # a machine whose disk was made from an image
+        (False, "/@ / rw - btrfs /dev/sda1 rw", Lifetime.LASTING),
+    ],
+)
+def test_layer_that_is_a_directory_of_the_hosts_disk_is_recognised(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, marked: bool, mounted: str, lifetime: Lifetime
+) -> None:
+    monkeypatch.setattr(table, "MOUNTINFO", tmp_path / "mountinfo")
+    monkeypatch.setattr(ephemeral, "_CONTAINER", (tmp_path / "mark",))
+    (tmp_path / "mountinfo").write_text(f"37 35 8:1 {mounted}\n")
+    if marked:
+        (tmp_path / "mark").touch()
+    [mount] = table.mounts()
+    assert ephemeral.lifetime_of_mount(mount) is lifetime
+
+
+IN_A_CHROOT = """
+import os, sys
+from pathlib import Path
+from backends.mounts.ephemeral import lifetime_of
+from backends.mounts.table import mount_of
+os.chroot(sys.argv[1])
+device = int(sys.argv[2])
+print(lifetime_of(Path("/backup")).value, mount_of(Path("/backup")).device == (os.major(device), os.minor(device)))
+print(lifetime_of(Path("/proc/1")).value)
+"""
+
+
+def test_place_in_a_chroot_that_is_no_mount_point_is_lasting_and_its_device_known(place: Path) -> None:
+    """The mount table of a process shows only what is mounted below its root."""
+    root = place.parent
+    (root / "proc").mkdir()
+    (root / "backup").mkdir()
+    need("mount")
+    if subprocess.run(["mount", "--bind", "/proc", root / "proc"], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        said = spawned(sys.executable, "-c", IN_A_CHROOT, root, root.stat().st_dev, directory=ROOT)
+    finally:
+        unmount(root / "proc")
+    assert (said.out, said.code) == ("lasting True\nmemory\n", 0), said
 
 
 def test_environment_variable_for_test_runs_accepts_layers_but_not_memory(
