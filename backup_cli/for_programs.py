@@ -26,6 +26,12 @@ def json_option(command: _Command) -> _Command:
     return click.option(FLAG, "as_json", is_flag=True, help="Print the result or the error as JSON.")(command)
 
 
+OUT_OF_MEMORY = (
+    "there is not enough memory for this. Nothing was replaced, and what was saved is safe; end other programs, or add "
+    "swap, then repeat this"
+)
+
+
 def wanted(arguments: list[str]) -> bool:
     """Whether JSON was asked for, even if the rest of the command line is wrong."""
     return FLAG in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
@@ -50,7 +56,7 @@ def _kind(error: BaseException) -> str:
         return "stopped"
     if isinstance(error, click.ClickException):
         return "usage"
-    return "system" if isinstance(error, OSError) else "unexpected"
+    return "system" if isinstance(error, OSError | MemoryError) else "unexpected"
 
 
 def _message(error: BaseException) -> str:
@@ -62,7 +68,7 @@ def _message(error: BaseException) -> str:
         return one_line(error.format_message())
     if isinstance(error, OSError):
         return one_line(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
-    return unexpected(error)
+    return OUT_OF_MEMORY if isinstance(error, MemoryError) else unexpected(error)
 
 
 def _fields(error: BaseException) -> dict[str, Any]:

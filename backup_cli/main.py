@@ -19,7 +19,7 @@ from backends.system import interrupts, spool
 from backends.text import unexpected
 from backup_cli import as_owner
 from backup_cli.console import fail, forget_warnings, say
-from backup_cli.for_programs import hand_out_error, wanted
+from backup_cli.for_programs import OUT_OF_MEMORY, hand_out_error, wanted
 
 
 class Commands(click.Group):
@@ -81,8 +81,9 @@ def main(arguments: list[str] | None = None) -> None:
     _open_missing_streams()
     try:
         code = run(arguments)
-    except Exception as error:  # a bug; its traceback could print the node's values, or escape sequences
-        fail(f"{unexpected(error)}; this is a bug in backup-cli, please report it. Nothing was replaced")
+    except Exception as error:  # mostly a bug; its traceback could print the node's values, or escape sequences
+        bug = f"{unexpected(error)}; this is a bug in backup-cli, please report it. Nothing was replaced"
+        fail(OUT_OF_MEMORY if isinstance(error, MemoryError) else bug)
         code = 1
         if wanted(sys.argv[1:] if arguments is None else arguments):
             hand_out_error(error, code)

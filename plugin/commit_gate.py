@@ -100,6 +100,12 @@ class CommitGate:
                     f"{error.filename or self.directory} cannot be used: {error.strerror or error}. Nothing was "
                     "committed; fix that (space, permission), then start the node again"
                 )
+            except MemoryError:
+                self._refuse(
+                    f"there is not enough memory to save a change of {sum(map(len, writes)) / 1e6:.1f} MB (a 32-bit "
+                    "process has at most 3 GB, whatever the machine has). Nothing was committed, and what was saved "
+                    "before is safe; end other programs, or add swap, then start the node again"
+                )
             except Exception as error:
                 self._refuse(f"in the backup plugin {unexpected(error)}")
         return self._refusal()

@@ -9,6 +9,7 @@ import pytest
 
 from backends.node.writer_lock import WriterLock
 from backends.sqlite.compare import compare
+from backup_cli.main import main
 from tests.end_to_end.world import Said, World, backup_cli, tree
 
 
@@ -165,3 +166,22 @@ def test_dry_resync_beside_a_running_writer_is_refused_as_in_use(old_node: World
         assert error(said)["kind"] == "in_use"
         assert "a node" in error(said)["message"]
         assert (old_node.directory / "backup.pid").read_text() == text
+
+
+@pytest.mark.parametrize("json_wanted", [False, True])
+def test_command_that_runs_out_of_memory_says_so_and_does_not_call_it_a_bug(
+    json_wanted: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_memory(*_: object) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr("backup_cli.main.run", no_memory)
+    monkeypatch.setattr("backup_cli.main.interrupts.listen", lambda: None)
+    with pytest.raises(SystemExit, match="1"):
+        main(["status", *(["--json"] if json_wanted else [])])
+    said = capsys.readouterr()
+    assert "error: there is not enough memory for this. Nothing was replaced" in said.err
+    assert "bug" not in said.err
+    if json_wanted:
+        found = json.loads(said.out)["error"]
+        assert (found["kind"], found["exit_code"]) == ("system", 1)

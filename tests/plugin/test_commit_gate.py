@@ -225,6 +225,24 @@ def test_new_node_is_saved_from_its_first_call_on(tmp_path: Path) -> None:
     gate.close()
 
 
+def test_change_for_which_there_is_no_memory_is_refused_with_its_size(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On 32 bit, a statement of 500 MiB ended as "something unexpected"."""
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    gate = node.start()
+    assert call_hook(gate, PRAGMA) == CONTINUE
+    with monkeypatch.context() as patched:
+        patched.setattr("backends.log.writer.writer.Writer.append", no_memory)
+        answer = call_hook(gate, NEXT)
+    assert "not enough memory to save a change of 0.0 MB" in (gate.refusal or "")
+    assert_refused_from_now_on(gate, answer)
+    gate.close()
+
+
 def test_empty_database_does_not_replace_a_backup_at_version_0(tmp_path: Path) -> None:
     """Old nodes keep no version, and at 2^32 it wraps."""
     node = Node(tmp_path)
