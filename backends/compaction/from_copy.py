@@ -5,7 +5,6 @@ Unlike a compaction it takes nothing from the log: it is what heals a backup who
 
 import json
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,9 +18,10 @@ from backends.log.writer.compacted import BY, CompactedSnapshot, removed_unless_
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.pace import Pace
 from backends.log.writer.snapshot import next_generation, write_snapshot
-from backends.sqlite.connection import READ_ONLY, connect, integrity_errors
 from backends.sqlite.copy import BytesDone, file_pieces, watched
+from backends.sqlite.in_parts import whole_errors
 from backends.sqlite.source import state_of
+from backends.sqlite.sparing import opened_sparingly
 from backends.storage.base import Storage
 from backends.storage.unreachable import reaching
 
@@ -84,12 +84,12 @@ def snapshot_of_copy(
 
 def _check(path: Path, base: Base, going_on: Callable[[], None]) -> None:
     """Raise BackupError unless the copy is a whole database at the version where it was begun."""
-    with closing(connect(path, READ_ONLY)) as connection:
+    with opened_sparingly(path) as connection:
         state = state_of(connection)
         if ahead(state.data_version or 0, base.data_version) != 0:
             raise BackupError(f"the copy is at version {state.data_version}, and not at {base.data_version}")
         going_on()
-        what = integrity_errors(connection)
+        what = whole_errors(connection)
     if what is not None:
         raise BackupError(f"the copy of the node's database is not whole: {what}")
 

@@ -13,8 +13,9 @@ from backends.following.follower import News, Order, follow
 from backends.legacy import LegacyBackup, rebuild_legacy
 from backends.log.backup import Backup
 from backends.log.reader.generation import Reader
-from backends.sqlite.compare import compare, foreign_key_violations
+from backends.sqlite.compare import compare
 from backends.sqlite.following import mark_copy, release_copy
+from backends.sqlite.foreign_keys import ForeignKeys, foreign_key_violations
 from backends.sqlite.limits import scale
 from backends.sqlite.rebuild import Rebuilt, rebuild
 from backends.system.pulse import pulse
@@ -42,9 +43,10 @@ def rebuild_backup(
         if following not in (None, reader.manifest.backup_id.hex()):
             raise Overtaken("another backup has just been put in the place of this one; nothing was changed")
         proven = not check_all and (reader.manifest.key is not None or backup.place.only_this_machine_writes())
+        keys = ForeignKeys() if violations else None
         stored, oldest, place = reader.stored_bytes(), reader.manifest.base.data_version, Path(target)
         if to_version is None:
-            rebuilt = rebuild(reader, place, pulse.read, durable=durable, proven=proven)
+            rebuilt = rebuild(reader, place, pulse.read, durable=durable, proven=proven, keys=keys)
         elif to_version < oldest:
             raise BackupError(f"the backup goes back to version {oldest}, not to {to_version}; nothing was restored")
         else:
@@ -56,6 +58,7 @@ def rebuild_backup(
                 enough=to_version,
                 durable=durable,
                 proven=proven,
+                keys=keys,
             )
     if following is not None:
         assert rebuilt.end is not None
@@ -66,7 +69,7 @@ def rebuild_backup(
         "stored": stored,
         "sequence": None if rebuilt.end is None else rebuilt.end.sequence,
         "checksum": None if rebuilt.end is None else rebuilt.end.checksum,
-        "violations": _told(foreign_key_violations(place), "more") if violations else [],
+        "violations": _told(foreign_key_violations(place, keys), "more") if violations else [],
     }
 
 

@@ -12,9 +12,9 @@ from typing import cast
 
 import apsw
 
-from backends.sqlite.connection import READ_ONLY, as_backup_error, corrupt, error_text, opened, run, sqlite_errors
+from backends.sqlite.connection import READ_ONLY, as_backup_error, corrupt, error_text, opened, run
+from backends.sqlite.foreign_keys import tables
 from backends.sqlite.recovered_copy import recovered_copy
-from backends.sqlite.sparing import opened_sparingly
 
 _ROWIDS = ("rowid", "_rowid_", "oid")
 
@@ -38,39 +38,16 @@ def compare(a: Path, b: Path, a_name: str = "the first", b_name: str = "the seco
     """
     with _both(a, b) as connection:
         differences = _schema_differences(connection, a_name, b_name)
-        tables = rows = 0
-        for table in _tables(connection, "main"):
+        compared = rows = 0
+        for table in tables(connection, "main"):
             pair = _Pair(connection, table, a_name, b_name)
             if pair.alike:
-                tables += 1
+                compared += 1
                 rows += pair.compare(differences)
             elif not pair.numbered:
                 differences.append(f"table {table} cannot be compared: its columns hide the rowid")
         differences += _sequence_differences(connection)
-        return Comparison(tables, rows, differences)
-
-
-def foreign_key_violations(path: Path) -> list[str]:
-    """A sentence for each foreign key that is violated: how many rows refer to missing rows. Opens as `compare` does.
-
-    A node's own database may have violations, so a backup that has the same ones is still good.
-    """
-    sentences = []
-    with recovered_copy(path) as file, sqlite_errors(path), opened_sparingly(file) as connection:
-        for table in _tables(connection, "main"):
-            found: dict[tuple[str, int], tuple[int, int | None]] = {}
-            try:
-                for _, rowid, parent, key in connection.execute(f"PRAGMA foreign_key_check({_quoted(table)})"):
-                    count, first = found.get((parent, key), (0, rowid))
-                    found[parent, key] = count + 1, first
-            except apsw.SQLError as error:
-                sentences.append(f"the foreign keys of table {table} cannot be checked: {error_text(error)}")
-            for (parent, _), (count, first) in found.items():
-                where = "" if first is None else f", first in row {first}"
-                refer = f"{_rows(count)} {'refers' if count == 1 else 'refer'}"
-                missing = f"{'a missing row' if count == 1 else 'missing rows'} of {parent}"
-                sentences.append(f"table {table}: {refer} to {missing}{where}")
-    return sentences
+        return Comparison(compared, rows, differences)
 
 
 @contextmanager
@@ -170,12 +147,6 @@ def _shape(connection: apsw.Connection, schema: str, table: str) -> tuple[Sequen
         return names, [name for _, name in ordered]
     taken = {name.lower() for name in names}
     return names, [name for name in _ROWIDS if name not in taken][:1]
-
-
-def _tables(connection: apsw.Connection, schema: str) -> list[str]:
-    """The names of the tables with stored rows; not SQLite's own (`sqlite_...`), which hold none of the node's data."""
-    sql = f"SELECT name FROM {schema}.sqlite_schema WHERE type = 'table' AND rootpage > 0 ORDER BY name"
-    return [str(name) for (name,) in run(connection, sql) if not str(name).startswith("sqlite_")]
 
 
 def _schema_differences(connection: apsw.Connection, a_name: str, b_name: str) -> list[str]:

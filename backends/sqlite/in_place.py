@@ -5,7 +5,6 @@ snapshot is written. In the modes with a rollback journal, the file is the whole
 """
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,21 +13,18 @@ import apsw
 
 from backends.base import SnapshotSource
 from backends.errors import BackupError
-from backends.log.reader.snapshot import PIECE
+from backends.sqlite.check_beside import CheckBeside
 from backends.sqlite.connection import (
     READ_WRITE,
-    STEPS_BETWEEN_CALLS,
     corrupt,
-    integrity_errors,
     one_row,
     opened,
     run,
     sqlite_errors,
 )
+from backends.sqlite.in_step import InStep, pieces_in_step
 from backends.sqlite.source import state_of
-from backends.sqlite.sparing import forgetful, opened_sparingly
 from backends.sqlite_header import FILE_FORMAT, in_wal_mode
-from backends.system.pulse import pulse
 
 
 @contextmanager
@@ -50,11 +46,13 @@ def in_place(database: Path, *, beside: bool) -> Iterator[SnapshotSource | None]
         if in_wal_mode(os.pread(descriptor, FILE_FORMAT.stop, 0)) or os.fstat(descriptor).st_size != size:
             yield None
             return
-        check = held.enter_context(_Check(database, for_check))
+        step = InStep()
+        check = held.enter_context(CheckBeside(database, for_check, step if beside else None))
         if not beside:
-            check.result()
+            _require_whole(database, check)
+            step.end_check()
         state = state_of(connection)
-        pieces = _pieces(database, descriptor, size, check)
+        pieces = _pieces(database, descriptor, size, check, step)
         yield SnapshotSource(pieces, state.data_version or 0, state.node_id, size=size)
 
 
@@ -73,19 +71,18 @@ def _size(connection: apsw.Connection) -> int:
     return int(str(count)) * int(str(size))
 
 
-def _pieces(database: Path, descriptor: int, size: int, check: "_Check") -> Iterator[bytes]:
+def _pieces(database: Path, descriptor: int, size: int, check: CheckBeside, step: InStep) -> Iterator[bytes]:
     """The database, piece by piece. Raises BackupError at the end if it is corrupt, or was written to meanwhile."""
-    before, done, forget = _looks(descriptor), 0, forgetful(descriptor, size)
+    before, done = _looks(descriptor), 0
     try:
-        while done < size and (piece := os.pread(descriptor, min(PIECE, size - done), done)):
+        for piece in pieces_in_step(descriptor, size, step):
             yield piece
             done += len(piece)
-            forget(done)
     except OSError as error:
         raise BackupError(
             f"{database} could not be read: {error.strerror}; nothing was written to it. Check its disk, then try again"
         ) from error
-    check.result()
+    _require_whole(database, check)
     if done < size or _looks(descriptor) != before:
         raise BackupError(
             f"{database} was written to while it was read, although SQLite's lock forbids that; nothing was saved of "
@@ -93,48 +90,14 @@ def _pieces(database: Path, descriptor: int, size: int, check: "_Check") -> Iter
         )
 
 
+def _require_whole(database: Path, check: CheckBeside) -> None:
+    """Wait for the check. Raises Corrupt if the database is, and what else went wrong."""
+    with sqlite_errors(database):
+        what = check.result()
+    if what is not None:
+        raise corrupt(database, what)
+
+
 def _looks(descriptor: int) -> tuple[int, int, bytes]:
     found = os.fstat(descriptor)
     return found.st_size, found.st_mtime_ns, os.pread(descriptor, 100, 0)
-
-
-class _Check:
-    """`integrity_check` in a thread of its own, over a connection of its own."""
-
-    def __init__(self, database: Path, descriptor: int) -> None:
-        self._database, self._descriptor = database, descriptor
-        self._fault: str | None = None
-        self._error: BaseException | None = None
-        self._unwanted = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="integrity check", daemon=True)
-
-    def __enter__(self) -> "_Check":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._unwanted.set()
-        self._thread.join()
-
-    def result(self) -> None:
-        """Wait for the check. Raises Corrupt if the database is, and what else went wrong."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        if self._fault is not None:
-            raise corrupt(self._database, self._fault)
-
-    def _run(self) -> None:
-        try:
-            with (
-                sqlite_errors(self._database),
-                opened_sparingly(self._database, self._descriptor) as connection,
-            ):
-                connection.set_progress_handler(self._stops, STEPS_BETWEEN_CALLS)
-                self._fault = integrity_errors(connection)
-        except BaseException as error:
-            self._error = error
-
-    def _stops(self) -> bool:
-        pulse.signs += 1
-        return self._unwanted.is_set()

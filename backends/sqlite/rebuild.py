@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -12,7 +13,8 @@ from backends.log.reader.generation import Reader
 from backends.log.reader.passes import EndOfLog, StoredChange
 from backends.log.reader.snapshot import SnapshotReader
 from backends.sqlite import large_statements, limits
-from backends.sqlite.connection import integrity_errors
+from backends.sqlite.foreign_keys import ForeignKeys
+from backends.sqlite.in_parts import whole_errors
 from backends.sqlite.read_ahead import ReadLog, reading
 from backends.sqlite.replay import Replay
 from backends.sqlite.replay_errors import TooLarge
@@ -54,12 +56,13 @@ def rebuild(
     enough: int | None = None,
     durable: bool = True,
     proven: bool = False,
+    keys: ForeignKeys | None = None,
 ) -> Rebuilt:
     """Write the generation's database to the new file `target`, checked and (if `durable`) durable.
 
     Stops before the first change for which `take` is false. Damage after version `enough` is ignored. `proven` says
     that nobody but a writer of this project can have made the snapshot: if the database is large, only what the changes
-    have touched is then checked.
+    have touched is then checked. `keys` gets what the check finds out about foreign keys.
     Raises Damaged, ReplayFailed or BeyondLimits; the file is then worthless and the caller removes it.
     """
     total = reader.stored_bytes()
@@ -75,7 +78,7 @@ def rebuild(
                     reader, changes, replay, size_limit, lambda done: show(read + done, total), take, enough, touched
                 )
             show(total, total)  # what follows, the check of the result, cannot report progress
-            check = integrity_errors if touched is None else touched.faults
+            check = partial(whole_errors, keys=keys) if touched is None else touched.faults
             state = replay.finish(durable=durable, check=check)
             rebuilt = replace(rebuilt, state=state, all_checked=touched is None or touched.everything)
         except TooLarge:

@@ -24,7 +24,6 @@ from backends.sqlite.connection import (
     connect,
     create_private,
     error_text,
-    integrity_errors,
     one_row,
     raise_memory_limit,
     run,
@@ -32,18 +31,20 @@ from backends.sqlite.connection import (
 )
 from backends.sqlite.error_text import NOT_UTF8, whole_words
 from backends.sqlite.functions import FunctionRefused
+from backends.sqlite.in_parts import whole_errors
 from backends.sqlite.limits import file_refused
 from backends.sqlite.replay_errors import (
     _ALTERED,
-    _DO_NEXT,
     _NOT_THE_NODES,
     MemoryFailed,
     OutOfTime,
     ReplayFailed,
     TooLarge,
     creates_unknown,
+    fails_check,
     leads_elsewhere,
     memory_missing,
+    unusable,
 )
 from backends.sqlite.schema import UnknownObjects, unknown_objects
 from backends.sqlite.source import DatabaseState, state_of
@@ -183,7 +184,7 @@ class Replay:
         return found == header and empty == (not header)
 
     def finish(
-        self, *, durable: bool = True, check: Callable[[apsw.Connection], str | None] = integrity_errors
+        self, *, durable: bool = True, check: Callable[[apsw.Connection], str | None] = whole_errors
     ) -> DatabaseState:
         """Check the database, make the file (not its name) durable, and return its state. Raises as `execute` does.
 
@@ -199,8 +200,7 @@ class Replay:
             with opened_sparingly(self.path) as connection:
                 what = check(connection)
                 if what is not None:
-                    rebuilt = "the database rebuilt from this backup fails SQLite's integrity check"
-                    raise ReplayFailed(f"{rebuilt}: {what}", rebuilt, f". {_DO_NEXT}")
+                    raise fails_check(what)
                 return state_of(connection)
         except apsw.Error as error:
             raise self._unusable(error) from error
@@ -345,13 +345,7 @@ class Replay:
         return disk.f_bavail * disk.f_frsize > _FREE_SPACE
 
     def _unusable(self, error: apsw.Error) -> BackupError:
-        if isinstance(error, FunctionRefused) and not self._in_place:
-            holds = "the database in this backup holds what no node's database does"
-            return ReplayFailed(f"{holds} (something that calls the function {error.name})", holds, _ALTERED)
-        if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-            snapshot = "the snapshot in this backup is not an intact database"
-            return ReplayFailed(f"{snapshot}: {error_text(error)}", snapshot, f". {_DO_NEXT}")
-        return as_backup_error(error, self.path)
+        return unusable(error, self.path, in_place=self._in_place)
 
 
 _BUILDING = (

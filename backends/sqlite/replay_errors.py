@@ -1,6 +1,12 @@
 """How a replay fails, and what a person should do next."""
 
+from pathlib import Path
+
+import apsw
+
 from backends.errors import BackupError, Unrestorable
+from backends.sqlite.connection import as_backup_error, error_text
+from backends.sqlite.functions import FunctionRefused
 from backends.sqlite.schema import UnknownObjects
 
 _DO_NEXT = (
@@ -38,6 +44,23 @@ def leads_elsewhere(data_version: int | None, reached: int) -> ReplayFailed:
     """The error for the change with this data version after which the database is at the version `reached`."""
     leads = f"the change with data version {data_version} leads to version {reached}"
     return ReplayFailed(leads, leads, _NOT_THE_NODES)
+
+
+def fails_check(what: str) -> ReplayFailed:
+    """The error for a rebuilt database in which SQLite has found these faults."""
+    rebuilt = "the database rebuilt from this backup fails SQLite's integrity check"
+    return ReplayFailed(f"{rebuilt}: {what}", rebuilt, f". {_DO_NEXT}")
+
+
+def unusable(error: apsw.Error, path: Path, *, in_place: bool = False) -> BackupError:
+    """The error for a rebuilt database (or the node's own, `in_place`) at `path` that SQLite fails to read."""
+    if isinstance(error, FunctionRefused) and not in_place:
+        holds = "the database in this backup holds what no node's database does"
+        return ReplayFailed(f"{holds} (something that calls the function {error.name})", holds, _ALTERED)
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        snapshot = "the snapshot in this backup is not an intact database"
+        return ReplayFailed(f"{snapshot}: {error_text(error)}", snapshot, f". {_DO_NEXT}")
+    return as_backup_error(error, path)
 
 
 class MemoryFailed(BackupError):

@@ -22,12 +22,12 @@ from backends.sqlite.connection import (
     corrupt,
     create_private,
     error_text,
-    integrity_errors,
     one_row,
     opened,
     remove,
     run,
 )
+from backends.sqlite.in_parts import whole_errors
 from backends.sqlite.schema import NONE_UNKNOWN, UnknownObjects, unknown_objects
 from backends.sqlite.sparing import opened_sparingly
 from backends.sqlite_header import FILE_FORMAT, NOT_WAL, in_wal_mode
@@ -90,9 +90,10 @@ def copy_database(
             run(source, "COMMIT")
             _leave_wal(target)
             with opened_sparingly(target) as copy:
-                if progress is not None:
-                    copy.set_progress_handler(_going_on(progress, target), STEPS_BETWEEN_CALLS)
-                what = integrity_errors(copy, cache_kib=SMALL_CACHE_KIB)
+                stops = None if progress is None else _going_on(progress, target)
+                if stops is not None:
+                    copy.set_progress_handler(stops, STEPS_BETWEEN_CALLS)
+                what = whole_errors(copy, cache_kib=SMALL_CACHE_KIB, stops=stops)
                 if what is not None:
                     raise corrupt(path, what)
                 return state_of(copy)

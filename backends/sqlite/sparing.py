@@ -13,6 +13,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
@@ -42,6 +43,25 @@ page."""
 
 _AS_SQLITE_SAYS = "disk I/O error"
 _number = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Sparing:
+    """How the pages behind a connection are read."""
+
+    path: Path
+    descriptor: int
+    keep: int
+    """How many bytes at the file's end stay in memory."""
+
+
+_sparing: dict[str, Sparing] = {}
+"""By the name of a connection's VFS."""
+
+
+def sparing(connection: apsw.Connection) -> Sparing | None:
+    """How this connection reads; None if it reads as usual, because the whole database fits in memory."""
+    return _sparing.get(connection.open_vfs)
 
 
 def kept_in_memory(size: int) -> int | None:
@@ -91,11 +111,28 @@ def opened_sparingly(path: Path, descriptor: int | None = None) -> Iterator[apsw
 @contextmanager
 def reading_sparingly(path: Path, descriptor: int, keep: int) -> Iterator[apsw.Connection]:
     """A connection to the database at `path` whose pages are read from `descriptor`; `keep` bytes stay in memory."""
-    with suppress(OSError):  # then the kernel reads ahead
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+    read_in_tree_order(descriptor)
+    with suppress(OSError):
         if (rest := os.fstat(descriptor).st_size - keep) > 0:
             os.posix_fadvise(descriptor, 0, rest, os.POSIX_FADV_DONTNEED)
-    vfs = _SparingVFS(_Pages(descriptor, keep))
+    with reading_pages(path, PageReader(descriptor, keep)) as connection:
+        _sparing[connection.open_vfs] = Sparing(path, descriptor, keep)
+        try:
+            yield connection
+        finally:
+            del _sparing[connection.open_vfs]
+
+
+def read_in_tree_order(descriptor: int) -> None:
+    """Have the kernel read ahead through this descriptor only what it is told to."""
+    with suppress(OSError):  # then it reads ahead as it likes
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+
+
+@contextmanager
+def reading_pages(path: Path, pages: "PageReader") -> Iterator[apsw.Connection]:
+    """A connection to the database at `path` that gets its pages from `pages`."""
+    vfs = _SparingVFS(pages)
     try:
         connection = connect(path, READ_ONLY, vfs.name)
         try:
@@ -127,7 +164,7 @@ def _described(path: Path, descriptor: int | None) -> Iterator[int]:
         os.close(own)
 
 
-class _Pages:
+class PageReader:
     """The pages of one database file, read in the order of its trees."""
 
     def __init__(self, descriptor: int, keep: int) -> None:
@@ -136,6 +173,8 @@ class _Pages:
         self._forget_until = self._size - keep
         self._ahead: list[tuple[int, int]] = []  # of the table that is being read: the runs of pages, as offset and end
         self._expected = self._read = self._vain = 0
+        self.leads_back = False
+        """Whether an inner page has named page 1, which is the root of the schema's tree and below no other."""
 
     def read(self, amount: int, offset: int) -> bytes:
         """Up to `amount` bytes from `offset` on. Raises OSError."""
@@ -149,7 +188,8 @@ class _Pages:
 
     def _look_ahead(self, page: bytes) -> None:
         """Have the pages below this one read, while SQLite deals with the first of them."""
-        below = _below(page, self._size)
+        below, leads_back = _below(page, self._size)
+        self.leads_back = self.leads_back or leads_back
         self._vain = 0 if self._read >= self._expected // 2 else self._vain + 1
         self._expected, self._read = len(below), 0
         if page[0] == _INNER_OF_TABLE:
@@ -168,17 +208,20 @@ class _Pages:
                 os.posix_fadvise(self._descriptor, start, end - start, advice)
 
 
-def _below(page: bytes, size: int) -> list[int]:
-    """The numbers of the pages below this inner page, in the file's order: none, if the page makes no sense."""
+def _below(page: bytes, size: int) -> tuple[list[int], bool]:
+    """The numbers of the pages below this inner page, in the file's order, and whether page 1 is among them.
+
+    There are none if the page makes no sense.
+    """
     cells = int.from_bytes(page[_CELLS : _CELLS + 2], "big")
     try:
         where = struct.unpack_from(f">{cells}H", page, _POINTERS)
         found = [_PAGE.unpack_from(page, offset)[0] for offset in where]
     except struct.error:
-        return []
+        return [], False
     found.append(_PAGE.unpack_from(page, _RIGHTMOST)[0])
     pages = size // len(page)
-    return sorted(number for number in found[: MAX_AHEAD // len(page)] if 0 < number <= pages)
+    return sorted(number for number in found[: MAX_AHEAD // len(page)] if 0 < number <= pages), 1 in found
 
 
 def _runs(numbers: list[int], page: int) -> Iterator[tuple[int, int]]:
@@ -197,7 +240,7 @@ def _runs(numbers: list[int], page: int) -> Iterator[tuple[int, int]]:
 class _SparingVFS(apsw.VFS):
     """SQLite's own VFS, but for how the database file is read."""
 
-    def __init__(self, pages: _Pages) -> None:
+    def __init__(self, pages: PageReader) -> None:
         self.name = f"lightningd-backup-sparing-{next(_number)}"
         self._pages = pages
         super().__init__(self.name, "")
@@ -211,7 +254,7 @@ class _SparingVFS(apsw.VFS):
 class _SparingFile(apsw.VFSFile):
     """SQLite's own file, with its locks, but for `xRead`."""
 
-    def __init__(self, name: str | apsw.URIFilename | None, flags: list[int], pages: _Pages) -> None:
+    def __init__(self, name: str | apsw.URIFilename | None, flags: list[int], pages: PageReader) -> None:
         self._pages = pages
         super().__init__("", name, flags)
 

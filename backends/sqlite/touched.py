@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 import apsw
 
-from backends.sqlite.connection import CHECK_CACHE_KIB, faults, integrity_errors, one_row, run
+from backends.sqlite.connection import CHECK_CACHE_KIB, faults, one_row, run
+from backends.sqlite.in_parts import whole_errors
 
 ALWAYS_WHOLE = 128 << 20
 """Bytes. A database of up to this size is always checked as a whole, which takes half a second."""
@@ -60,7 +61,7 @@ class Touched:
         tables = None if self.everything else self._tables(connection)
         if tables is None:
             self.everything = True
-            return integrity_errors(connection)
+            return whole_errors(connection)
         run(connection, f"PRAGMA cache_size = -{CHECK_CACHE_KIB}")
         for table in tables:
             rows = one_row(connection, f'SELECT count(*) FROM (SELECT 1 FROM "{table}" LIMIT {MAX_ROWS + 1})')

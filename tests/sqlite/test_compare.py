@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from backends.errors import BackupError
 from backends.sqlite import connection as connection_module
-from backends.sqlite.compare import Comparison, compare, foreign_key_violations
+from backends.sqlite.compare import Comparison, compare
 from backends.sqlite.connection import Busy, Corrupt
+from backends.sqlite.foreign_keys import foreign_key_violations
 from tests.sqlite.conftest import Recording
 from tests.sqlite.databases import beside, execute, made, node, rows, with_hot_journal, with_wal
 

@@ -9,8 +9,8 @@ import pytest
 
 from backends.errors import BackupError
 from backends.sqlite import connection
-from backends.sqlite.compare import foreign_key_violations
 from backends.sqlite.connection import MEMORY
+from backends.sqlite.foreign_keys import foreign_key_violations
 from backends.sqlite.replay import Replay
 from backends.sqlite.replay_errors import ReplayFailed
 from tests.sqlite.databases import NODE, node, rows

@@ -17,9 +17,9 @@ from backends.errors import BackupError
 from backends.log.reader.snapshot import SnapshotReader
 from backends.sqlite import rebuild as rebuilding
 from backends.sqlite import sparing
-from backends.sqlite.compare import foreign_key_violations
 from backends.sqlite.connection import READ_ONLY, Corrupt, connect, integrity_errors
 from backends.sqlite.copy import file_pieces
+from backends.sqlite.foreign_keys import foreign_key_violations
 from backends.sqlite.in_place import in_place
 from backends.sqlite.replay import Replay
 from backends.sqlite.replay_errors import ReplayFailed
@@ -164,7 +164,7 @@ def test_disk_that_fails_is_named_as_sqlite_would(database: Path, small: None, m
     def failing(self: object, amount: int, offset: int) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(sparing._Pages, "read", failing)
+    monkeypatch.setattr(sparing.PageReader, "read", failing)
     with in_place(database, beside=True) as source:
         assert source is not None
         with pytest.raises(BackupError, match="could not be read or written: disk I/O error") as caught:

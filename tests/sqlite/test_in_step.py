@@ -1,0 +1,128 @@
+"""A check and a reader of one file, in step: neither gets far ahead, and neither waits for one that has ended."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+import pytest
+
+from backends.log.reader.snapshot import PIECE
+from backends.sqlite import in_parts, sparing
+from backends.sqlite.checked_tables import Table
+from backends.sqlite.connection import Corrupt
+from backends.sqlite.in_place import in_place
+from backends.sqlite.in_step import InStep
+from backends.sqlite.table_tree import Part
+from tests.sqlite.damaged_trees import PAGE, ROWS, SCHEMA, share_overflow_page
+from tests.sqlite.databases import NODE, made
+
+ROOM = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("in_step") / "db"
+    return made(path, SCHEMA[0], *NODE, *SCHEMA[1:], "BEGIN", *ROWS, "COMMIT").read_bytes()
+
+
+@pytest.fixture
+def database(tmp_path: Path, pristine: bytes) -> Path:
+    path = tmp_path / "db"
+    path.write_bytes(pristine)
+    return path
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with little memory for files."""
+    monkeypatch.setattr(sparing, "room_for_pages", lambda: ROOM)
+    monkeypatch.setattr(in_parts, "_SIZE", 1 << 16)
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """When each part is checked: how many bytes the reader is ahead of the part's end."""
+    seen: list[int] = []
+    check = in_parts._Check._check_part
+
+    def noting(self: in_parts._Check, table: Table, part: Part) -> None:
+        assert self._how.step is not None
+        seen.append(self._how.step._read - part.highest * PAGE)
+        check(self, table, part)
+
+    monkeypatch.setattr(in_parts._Check, "_check_part", noting)
+    return seen
+
+
+def ended(*actions: Callable[[], object]) -> bool:
+    """Whether all of these end, each in a thread of its own."""
+    threads = [threading.Thread(target=action, daemon=True) for action in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return not any(thread.is_alive() for thread in threads)
+
+
+def test_pages_are_checked_soon_after_they_were_read(
+    database: Path, pristine: bytes, small: None, ahead: list[int]
+) -> None:
+    with in_place(database, beside=True) as source:
+        assert source is not None
+        assert b"".join(source.pieces) == pristine
+    assert len(ahead) > 5
+    assert all(0 <= lead <= ROOM // 4 + PIECE for lead in ahead[:-2])
+    assert len(pristine) > 4 * ROOM  # so that somebody who does not wait is far ahead
+
+
+def test_damage_is_raised_at_the_end_of_the_pieces(database: Path, small: None) -> None:
+    share_overflow_page(database)
+    with in_place(database, beside=True) as source:
+        assert source is not None
+        with pytest.raises(Corrupt, match="2nd reference to page"):
+            for _ in source.pieces:
+                pass
+
+
+def test_reader_that_gives_up_ends_the_check(database: Path, small: None) -> None:
+    def read_one() -> None:
+        with in_place(database, beside=True) as source:
+            assert source is not None
+            next(iter(source.pieces))
+
+    assert ended(read_one)
+
+
+def test_reader_goes_on_alone_when_the_check_has_failed(
+    database: Path, pristine: bytes, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: in_parts._Check, table: Table, part: Part) -> None:
+        raise apsw.NoMemError
+
+    monkeypatch.setattr(in_parts._Check, "_check_part", failing)
+    with in_place(database, beside=True) as source:
+        assert source is not None
+        assert b"".join(source.pieces) == pristine
+
+
+def test_each_side_waits_for_the_other_until_that_ends() -> None:
+    step, order = InStep(), list[str]()
+
+    def read() -> None:
+        for until in (0, 10, 20, 30):
+            order.append(f"read {until} {step.may_read(until)}")
+        step.end_reading()
+
+    def check() -> None:
+        step.wait_until_read(10, 5)
+        order.append("checked 10")
+        step.wait_until_read(25, 0)
+        order.append("checked 25")
+        step.end_check()
+        step.wait_until_read(99, 0)
+
+    assert ended(read, check)
+    assert set(order) == {"read 0 True", "read 10 True", "read 20 True", "read 30 False", "checked 10", "checked 25"}
+    assert order.index("checked 10") < order.index("read 20 True")
+    assert order.index("checked 25") < order.index("read 30 False")
