@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from backends.base import MAX_ROLL_FORWARD
+from backends.compaction.checked_pieces import checked_pieces
 from backends.compaction.copy_out import CopyOut
 from backends.compaction.space_reserve import SpaceReserve
 from backends.errors import BackupError
@@ -24,7 +25,6 @@ from backends.log.writer.compacted import BY, CompactedSnapshot, removed_unless_
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.pace import Pace
 from backends.log.writer.snapshot import next_generation, write_snapshot
-from backends.sqlite.copy import file_pieces
 from backends.sqlite.rebuild import BytesDone, rebuild
 from backends.storage.base import Storage
 from backends.storage.unreachable import reaching
@@ -91,14 +91,14 @@ def compact_log(
             raise BackupError("the compaction was overtaken by a new snapshot; it will start over when it is needed")
         database = directory / "compacted.sqlite3"
         with CopyOut(database, None if pace is None else pace.another()) as copy_out:
-            rebuilt = rebuild(reader, database, show, take=take, durable=False)
+            rebuilt = rebuild(reader, database, show, take=take, durable=False, may_leave_check=True)
             size = database.stat().st_size
             seen = None if pace is None else partial(_look_at_space, pace, size)
-            pieces = _shown(reserve.checked(file_pieces(database), seen), size, progress, copy_out)
             number = next_generation(storage, begun.generation)
             base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)
             file = begun.snapshot_header(number)
-            with removed_unless_finished(storage):
+            with removed_unless_finished(storage), checked_pieces(database, rebuilt) as whole:
+                pieces = _shown(reserve.checked(whole, seen), size, progress, copy_out)
                 written = write_snapshot(storage, file, base, pieces, options, by=BY, size=size, pace=pace)
     return CompactedSnapshot(begun.generation, number, written, base, place.next_segment)
 

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+import apsw
+
 from backends.base import Position
 from backends.errors import BackupError, Damaged
 from backends.log.reader.generation import Reader
@@ -19,6 +21,7 @@ from backends.sqlite.read_ahead import ReadLog, reading
 from backends.sqlite.replay import Replay
 from backends.sqlite.replay_errors import TooLarge
 from backends.sqlite.source import DatabaseState
+from backends.sqlite.sparing import kept_in_memory
 from backends.sqlite.touched import ALWAYS_WHOLE, Touched
 from backends.system.overlap import InTurn
 from backends.system.pulse import pulse
@@ -56,13 +59,15 @@ def rebuild(
     enough: int | None = None,
     durable: bool = True,
     proven: bool = False,
+    may_leave_check: bool = False,
     keys: ForeignKeys | None = None,
 ) -> Rebuilt:
     """Write the generation's database to the new file `target`, checked and (if `durable`) durable.
 
     Stops before the first change for which `take` is false. Damage after version `enough` is ignored. `proven` says
     that nobody but a writer of this project can have made the snapshot: if the database is large, only what the changes
-    have touched is then checked. `keys` gets what the check finds out about foreign keys.
+    have touched is then checked. With `may_leave_check`, a database that does not fit in memory is not checked at all:
+    who asks for that checks it before anything comes of it. `keys` gets what the check finds out about foreign keys.
     Raises Damaged, ReplayFailed or BeyondLimits; the file is then worthless and the caller removes it.
     """
     total = reader.stored_bytes()
@@ -79,12 +84,18 @@ def rebuild(
                 )
             show(total, total)  # what follows, the check of the result, cannot report progress
             check = partial(whole_errors, keys=keys) if touched is None else touched.faults
-            state = replay.finish(durable=durable, check=check)
-            rebuilt = replace(rebuilt, state=state, all_checked=touched is None or touched.everything)
+            leaves = may_leave_check and kept_in_memory(target.stat().st_size) is not None
+            state = replay.finish(durable=durable, check=_unchecked if leaves else check)
+            all_checked = not leaves and (touched is None or touched.everything)
+            rebuilt = replace(rebuilt, state=state, all_checked=all_checked)
         except TooLarge:
             raise size_limit.exceeded() from None
     _check_version(rebuilt.data_version, rebuilt.state)
     return rebuilt
+
+
+def _unchecked(connection: apsw.Connection) -> None:
+    """No check: it is left to the caller of `rebuild`."""
 
 
 def _write_snapshot(snapshot: SnapshotReader, target: Path, tell: Callable[[int], None], *, durable: bool) -> int:

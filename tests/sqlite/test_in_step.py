@@ -2,19 +2,27 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import apsw
 import pytest
 
+from backends import backup_at
+from backends.base import SnapshotSource
+from backends.change import Change
+from backends.compaction import compact
+from backends.compaction.compact import compact_log
 from backends.log.reader.snapshot import PIECE
 from backends.sqlite import in_parts, sparing
 from backends.sqlite.checked_tables import Table
-from backends.sqlite.connection import Corrupt
+from backends.sqlite.connection import Corrupt, integrity_errors
 from backends.sqlite.in_place import in_place
 from backends.sqlite.in_step import InStep
+from backends.sqlite.rebuild import rebuild
+from backends.sqlite.replay_errors import ReplayFailed
 from backends.sqlite.table_tree import Part
-from tests.sqlite.damaged_trees import PAGE, ROWS, SCHEMA, share_overflow_page
+from tests.sqlite.damaged_trees import PAGE, ROWS, SCHEMA, invent_index_entry, share_overflow_page
 from tests.sqlite.databases import NODE, made
 
 ROOM = 1 << 20
@@ -126,3 +134,79 @@ def test_each_side_waits_for_the_other_until_that_ends() -> None:
     assert set(order) == {"read 0 True", "read 10 True", "read 20 True", "read 30 False", "checked 10", "checked 25"}
     assert order.index("checked 10") < order.index("read 20 True")
     assert order.index("checked 25") < order.index("read 30 False")
+
+
+BUMP = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {}"
+
+
+def logged(tmp_path: Path, database: bytes) -> str:
+    """A backup of this database (which nobody has checked) with some changes in its log."""
+    url = (tmp_path / "backup").as_uri()
+    backup_at(url).create(
+        SnapshotSource([database[at : at + PIECE] for at in range(0, len(database), PIECE)], 7, "02ab")
+    )
+    with closing(backup_at(url).open(lambda level, line: None, "0123456789abcdef")) as writer:
+        for version in range(7, 12):
+            writer.append(Change(version + 1, [f"INSERT INTO parent (x) VALUES ({version})", BUMP.format(version)]))
+    return url
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch, small: None) -> list[str]:
+    """Each check of a whole database in one go."""
+    asked: list[str] = []
+
+    def noted(connection: apsw.Connection, *, cache_kib: int) -> str | None:
+        asked.append("in one go")
+        return integrity_errors(connection, cache_kib=cache_kib)
+
+    monkeypatch.setattr(in_parts, "integrity_errors", noted)
+    return asked
+
+
+def test_compaction_checks_in_step_with_writing(
+    tmp_path: Path, pristine: bytes, checks: list[str], ahead: list[int]
+) -> None:
+    url = logged(tmp_path, pristine)
+    compacted = compact_log(backup_at(url).storage, tmp_path, leave_out=2)
+    assert compacted is not None
+    assert len(ahead) > 5
+    assert not checks
+
+
+@pytest.mark.parametrize("damage", [invent_index_entry, share_overflow_page])
+def test_compaction_of_a_damaged_database_fails_as_with_enough_memory(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
+) -> None:
+    damage(database)
+    url = logged(tmp_path, database.read_bytes())
+    storage = backup_at(url).storage
+    before, said = sorted(storage.names()), []
+    for room in (None, ROOM):
+        monkeypatch.setattr(sparing, "room_for_pages", lambda room=room: room)
+        with pytest.raises(ReplayFailed, match="fails SQLite's integrity check") as caught:
+            compact_log(storage, tmp_path, leave_out=2)
+        said.append((str(caught.value), caught.value.finding))
+        assert sorted(storage.names()) == before
+    assert said[0] == said[1]
+
+
+def test_compaction_of_what_is_no_database_fails_as_with_enough_memory(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The damage is such that SQLite gives up, and reports no fault."""
+    url = logged(tmp_path, database.read_bytes())
+
+    def rotten(*args: object, **options: object) -> object:
+        rebuilt = rebuild(*args, **options)  # type: ignore[arg-type]
+        path = args[1]
+        assert isinstance(path, Path)
+        with path.open("r+b") as file:
+            file.seek(100)
+            file.write(bytes(PAGE - 100))
+        return rebuilt
+
+    monkeypatch.setattr(sparing, "room_for_pages", lambda: ROOM)
+    monkeypatch.setattr(compact, "rebuild", rotten)
+    with pytest.raises(ReplayFailed, match="the snapshot in this backup is not an intact database"):
+        compact_log(backup_at(url).storage, tmp_path, leave_out=2)
