@@ -46,6 +46,10 @@ Stops = Callable[[], bool]
 _SIZE = 24 << 20
 """Bytes of a part: with what SQLite keeps in memory itself, it then asks for most pages only once."""
 
+_MAX_INDEXES = 3
+"""A table is not divided if that has SQLite look at more bytes of its indexes than this, times the table's own. Then
+there is so little memory that the indexes do not stay there."""
+
 _MANY = 200
 """Faults. SQLite ends a check after 100."""
 
@@ -145,7 +149,7 @@ class _Check:
             return used
 
     def _divide(self, table: Table) -> None:
-        """Cut a large table into parts, and check what is above them, and the indexes' trees."""
+        """Cut a large table into parts, if that pays, and check what is above them, and the indexes' trees."""
         try:
             tree = table_tree(self._pages, table.root)
         except NotDivisible:
@@ -167,11 +171,15 @@ class _Check:
         above = _bits(self._pages, *tree.above)
         if used & above != above:
             raise Unexpected
-        self._ledger.use(used)
-        table.tree, table.not_rows = tree, used & ~above
+        not_rows = used & ~above
         # With each part, SQLite looks at the whole indexes again.
-        size = max(min(self._room, _SIZE), table.not_rows.bit_count() * self._pages.size)
-        table.parts = list(tree.parts(min(size, self._room), None if self._how.step is None else self._room, size // 2))
+        indexes = not_rows.bit_count() * self._pages.size
+        size = max(min(self._room, _SIZE), indexes)
+        parts = list(tree.parts(min(size, self._room), None if self._how.step is None else self._room, size // 2))
+        if len(parts) * indexes > _MAX_INDEXES * tree.size:
+            return
+        self._ledger.use(used)
+        table.tree, table.not_rows, table.parts = tree, not_rows, parts
 
     def _check_part(self, table: Table, part: Part) -> None:
         assert table.tree is not None

@@ -18,7 +18,7 @@ from backends.sqlite.table_tree import Lower, NotDivisible, Part, key, table_tre
 from tests.sqlite.damaged_trees import DAMAGES, ROWS, SCHEMA, Bytes, N, at_random, free, leaf_pointer, root_of
 from tests.sqlite.databases import execute, made
 
-ROOM = 1 << 18
+ROOM = 1 << 21
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +201,15 @@ def test_foreign_keys_of_a_database_checked_in_one_go_are_not_known(
     keys = ForeignKeys()
     assert found(database, keys) is None
     assert not keys.complete
+
+
+def test_tables_are_not_divided_if_their_indexes_do_not_stay_in_memory(
+    database: Path, in_one_go: list[None], parts: list[tuple[str, Part]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sparing, "room_for_pages", lambda: ROOM >> 4)
+    assert found(database) is None
+    assert not in_one_go
+    assert {name for name, _ in parts} == {"two"}  # it has no index
 
 
 @pytest.mark.parametrize("pragma", ["auto_vacuum = FULL", "journal_mode = WAL"])
