@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import apsw
@@ -26,6 +26,9 @@ def checked_pieces(database: Path, rebuilt: Rebuilt) -> Iterator[Iterable[bytes]
         return
     with ExitStack() as held:
         descriptor, for_check = (_opened(database, held) for _ in range(2))
+        with suppress(OSError):  # then more is read
+            # What was just written is in memory in large pieces, which stay or go as a whole. They would leave no room.
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         step = InStep()
         check = held.enter_context(CheckBeside(database, for_check, step))
         yield _until_checked(pieces_in_step(descriptor, os.fstat(descriptor).st_size, step), database, check)
