@@ -13,7 +13,9 @@ import pytest
 
 from backends import backup_at
 from backends.base import SnapshotSource
+from backends.compaction.from_copy import _check as check_copy
 from backends.errors import BackupError
+from backends.log.format.documents import Base
 from backends.log.reader.snapshot import SnapshotReader
 from backends.sqlite import rebuild as rebuilding
 from backends.sqlite import sparing
@@ -211,6 +213,15 @@ def test_every_check_of_a_whole_database_is_sparing(database: Path, sparing_open
         replay.finish()
     foreign_key_violations(copy)
     assert sparing_opens == [database, copy, copy, copy]
+
+
+def test_copy_for_a_renewed_snapshot_is_checked_sparingly(database: Path, sparing_opens: list[Path]) -> None:
+    base = Base(0, 7, 0, foreign_keys=True)
+    check_copy(database, base, lambda: None)
+    spoil(database)
+    with pytest.raises(BackupError, match="by_x"):
+        check_copy(database, base, lambda: None)
+    assert sparing_opens == [database, database]
 
 
 def test_every_sparing_check_finds_damage(database: Path, sparing_opens: list[Path]) -> None:
