@@ -243,7 +243,8 @@ def test_change_for_which_there_is_no_memory_is_refused_with_its_size(
     gate.close()
 
 
-def test_empty_database_does_not_replace_a_backup_at_version_0(tmp_path: Path) -> None:
+@pytest.mark.parametrize("noted", [False, True])
+def test_empty_database_does_not_replace_a_backup_at_version_0(tmp_path: Path, noted: bool) -> None:
     """Old nodes keep no version, and at 2^32 it wraps."""
     node = Node(tmp_path)
     node.log().remove()
@@ -251,11 +252,14 @@ def test_empty_database_does_not_replace_a_backup_at_version_0(tmp_path: Path) -
     position = node.log().create(SnapshotSource([old.read_bytes()], 0, None))
     hand_over(node.directory, node.backup.as_uri(), node.log().id(), position)
     node.database.unlink()
+    if noted:
+        STATES["the backup is known to be damaged"](node)
     gate = node.start()
     node.database.touch()
     started_with = node.everything()
     assert call_hook(gate, LIFE[0])["result"] == "fail"
     assert "the database is empty, but its backup is not" in node.said[-1]
+    assert ("do not restore from it yet. To see whether" in node.said[-1]) == noted
     gate.close()
     assert node.everything() == started_with
 
