@@ -121,11 +121,13 @@ class Compaction:
             f"compaction begins: {counted(sizes.records, 'record')} in {sizes.segments} bytes, "
             f"snapshot {sizes.snapshot} bytes",
         )
-        with suppress(BackupError, OSError):  # then the compaction itself will say that there is no space
-            writer.give_up_history(sizes.snapshot + sizes.segments + AT_DESTINATION)
         self._begin(writer)
 
     def _begin(self, writer: Writer, copied: CopiedDatabase | None = None) -> None:
+        sizes = writer.sizes()
+        wanted = sizes.snapshot + sizes.segments + AT_DESTINATION if copied is None else self._renewal.wanted
+        with suppress(BackupError, OSError):  # then the process itself will say that there is no space
+            writer.give_up_history(wanted)
         self._began, self._renews = time.monotonic(), copied is not None
         self._given_up, self._pulse = False, ProcessWatch()
         if self._members is not None:

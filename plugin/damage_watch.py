@@ -40,6 +40,8 @@ class DamageWatch:
         self._told: KnownDamage | None = None
         self._next_look = self._not_before = 0.0
         self._unsaved: KnownDamage | None = None
+        self._lacked = False
+        """Whether there was too little space for a new snapshot, and that was said."""
         self.commit_timeout = 0.0
         """Seconds that one call may wait for the destination."""
         self.known: KnownDamage | None = None
@@ -83,18 +85,32 @@ class DamageWatch:
             return
         if self._renewal.running:
             return
-        if self.heal is None and time.monotonic() >= self._not_before and self._can_heal(writer):
-            self.heal = known.why_anew()
+        if self.heal is None and time.monotonic() >= self._not_before:
+            self._try_to_heal(writer, known)
         if self._told is None or known.generation != self._told.generation:
             self._told = known
             self._report("broken", f"{known.sentence()}. {_NOW if self.heal is not None else _LATER}")
 
-    def _can_heal(self, writer: Writer) -> bool:
+    def _try_to_heal(self, writer: Writer, known: KnownDamage) -> None:
+        """Let the next call begin with a new snapshot, if there is space for it. What is lacking is said once."""
         try:
-            size, free = database_path(self._directory).stat().st_size, writer.space().free
+            lacks = self._lacks(writer)
         except (OSError, BackupError):
-            return False
-        return (self.waits_for(size) and free > 2 * size + LARGE) or self._renewal.fits(free)
+            return
+        if lacks is None:
+            self.heal = known.why_anew()
+        elif not self._lacked:
+            self._report("unusual", f"there is no space for the new snapshot of the database: {lacks}. {_MAKE_ROOM}")
+        self._lacked = lacks is not None
+
+    def _lacks(self, writer: Writer) -> str | None:
+        """What space is missing for a new snapshot; None if nothing is. What is only kept for its history is given up
+        for it. Raises OSError or BackupError."""
+        size = database_path(self._directory).stat().st_size
+        free = writer.space().free + writer.sizes().kept_bytes
+        if self.waits_for(size) and free > 2 * size + LARGE:
+            return None
+        return self._renewal.lacks(free)
 
     def waits_for(self, size: int) -> bool:
         """Whether a running node can be kept waiting for the snapshot of a database of so many bytes."""
@@ -128,3 +144,4 @@ _LATER = (
     f"{_SAFE}, but do not rely on this backup. A new snapshot is made once there is space for a copy of the database "
     "in the node's directory, and for the snapshot at the destination"
 )
+_MAKE_ROOM = "It is taken by itself once there is: make room there"
