@@ -52,7 +52,7 @@ def test_history_is_given_up_for_a_new_snapshot_that_is_made_beside_the_node(roo
         node.play([history.note()])
         assert said(node, BEGUN), node.logs
         play_until(node, history, lambda: bool(said(node, TAKEN)))
-        assert said(node, "generation 1, which was kept for its history")
+        assert said(node, "generation 2, which was kept for its history")
     roomy.assert_restored_equals_the_nodes()
 
 

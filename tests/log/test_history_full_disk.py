@@ -143,6 +143,17 @@ def test_start_with_little_space_gives_up_the_oldest_and_becomes_the_writer(
     assert 1 not in left
 
 
+def test_generation_that_disagreed_with_the_database_is_not_given_up_as_history(node: Node) -> None:
+    """It may be the newest state, which somebody has replaced by mistake: a full disk does not cut its week short."""
+    data = contents(node.backup()).snapshot
+    node.snapshot()
+    node.writer.give_up_history(1 << 60)
+    assert generations(node.backup()) == [4]
+    with node.backup().read_held(node.backup().held()[0]) as reader:
+        assert b"".join(reader.snapshot) == data
+    assert not node.writer.give_up_oldest()
+
+
 def test_damaged_log_on_a_full_disk_is_begun_anew_and_the_oldest_generations_are_given_up(
     disk: SimulatedDisk, node: Node
 ) -> None:

@@ -109,19 +109,23 @@ def give_up_oldest(storage: Storage, current: Manifest, check: Callable[[], None
 
     Its snapshot is removed first, then its other files: that frees space even where the disk is too full for a new
     list, and an entry without its snapshot counts no more. `tidy_history` must follow. Raises OSError, or Fenced.
+
+    A generation that is also kept because the database disagreed with it stays: it may be the newest state, which
+    somebody has replaced by mistake.
     """
     names = storage.names()
     if HISTORY not in names:
         return None
-    generations = read_history(storage, current).generations
-    there = [each for each in generations if snapshot_name(each.manifest.generation) in names]
+    generations, disagreed = read_history(storage, current).generations, read_kept(storage, current)
+    snapshots = [(each, snapshot_name(each.manifest.generation)) for each in generations]
+    there = [each for each, snapshot in snapshots if snapshot in names and not is_kept(snapshot, disagreed)]
     if not there:
         return None
     oldest = there[0]
     check()
     storage.remove(snapshot_name(oldest.manifest.generation))
     storage.sync_names()
-    others = [each for each in (read_kept(storage, current), *there[1:]) if each is not None]
+    others = [each for each in (disagreed, *there[1:]) if each is not None]
     for name in names:
         own = _is_of_history(name, [oldest], current) and not any(is_kept(name, each) for each in others)
         if own and name != snapshot_name(oldest.manifest.generation):

@@ -330,7 +330,8 @@ class Writer:
         The node's next commits are worth more than its past. Raises OSError, or Fenced.
         """
         while self._history and self.storage.space().free < free:
-            self.give_up_oldest()
+            if not self.give_up_oldest():
+                return
 
     def _make_room(self, needed: int) -> None:
         """Give up what is kept for its history, the oldest first, for a new generation that needs so many bytes.
@@ -348,7 +349,6 @@ class Writer:
             if self.failure is not None:
                 raise self.failure
             oldest = give_up_oldest(self.storage, self.manifest, self._fence.check)
-            self._history = 0 if oldest is None else self._history
             self._tidy_history()
         if oldest is not None:
             self._report("unusual", given_up(self.storage, oldest))
@@ -407,10 +407,9 @@ class Writer:
         if not self._history:
             return False
         try:
-            self.give_up_oldest()
+            return self.give_up_oldest()
         except (OSError, BackupError):
             return False  # the next round of duties says why
-        return True
 
     def preallocate(self) -> None:
         """Preallocate, and make the next segment before this one is full. Raises Fenced or OSError.
