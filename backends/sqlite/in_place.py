@@ -8,11 +8,12 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import apsw
 
-from backends.base import SnapshotSource
+from backends.base import Pieces, SnapshotSource
 from backends.errors import BackupError
 from backends.log.reader.snapshot import PIECE
 from backends.sqlite.connection import (
@@ -54,7 +55,7 @@ def in_place(database: Path, *, beside: bool) -> Iterator[SnapshotSource | None]
         if not beside:
             check.result()
         state = state_of(connection)
-        pieces = _pieces(database, descriptor, size, check)
+        pieces = Pieces(partial(_pieces, database, descriptor, size, check))
         yield SnapshotSource(pieces, state.data_version or 0, state.node_id, size=size)
 
 

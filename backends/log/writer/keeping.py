@@ -15,6 +15,7 @@ So `check`, which raises Fenced, is called before each of these steps.
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from typing import TypeVar
 
 from backends.base import Report
 from backends.errors import BackupError
@@ -23,7 +24,7 @@ from backends.log.format.documents import KEPT, Kept, Manifest
 from backends.log.format.history import HISTORY, MAX_ENTRIES, History
 from backends.log.format.records import segment_index, snapshot_name, time_now
 from backends.log.reader.kept import history_in, is_kept, is_over, read_history, read_kept, stored_history
-from backends.storage.base import Storage
+from backends.storage.base import Storage, is_full
 
 
 def keep_generation(storage: Storage, kept: Kept) -> None:
@@ -146,6 +147,29 @@ def make_room(storage: Storage, current: Manifest, needed: int, check: Callable[
         any_yet = True
         report("unusual", given_up(storage, oldest))
     return any_yet
+
+
+_T = TypeVar("_T")
+
+
+def with_room(
+    storage: Storage, current: Callable[[], Manifest], check: Callable[[], None], report: Report, work: Callable[[], _T]
+) -> _T:
+    """What `work` returns. It is repeated each time that a generation was given up because there is no space for it.
+
+    A quota shows in no number of free bytes: only trying tells. Where nothing is kept for its history, this raises what
+    `work` raises. `tidy_history` must follow.
+    """
+    while True:
+        try:
+            return work()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            oldest = give_up_oldest(storage, current(), check)
+            if oldest is None:
+                raise
+            report("unusual", given_up(storage, oldest))
 
 
 def given_up(storage: Storage, kept: Kept) -> str:
