@@ -76,7 +76,6 @@ class CommitGate:
         self._header: DatabaseHeader | None = None
         self._session = ""
         self._doubt: str | None = None
-        self._lone_pragma = False  # one was saved in this session; foreign keys may be off since
         self._backup_id = self._place = ""
         self._node_id: str | None = None
         self._lock = WriterLock(directory)
@@ -118,10 +117,8 @@ class CommitGate:
             raise self._refused(decision, writer.position)
         if decision.do is Do.SNAPSHOT:
             self.snapshots.take(writer, change, decision.why)
-        elif self.damage.heal is not None:
-            self.snapshots.heal(writer, change, self.damage.heal, migrated=self._lone_pragma)
-        if not change.advances:
-            self._lone_pragma = True
+        elif self.damage.heal is not None and change.advances:
+            self.snapshots.heal(writer, change, self.damage.heal)
         writer.append(change)
         self._doubt, self.saved = None, True
 

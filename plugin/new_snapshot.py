@@ -23,7 +23,7 @@ from backends.sqlite.source import inspect
 from backends.storage.base import is_full
 from backends.text import mib
 from plugin.at_start import Start
-from plugin.damage_watch import DamageWatch
+from plugin.damage_watch import TRY_AGAIN, DamageWatch
 from plugin.early_copy import is_large
 from plugin.renewal import Renewal
 
@@ -88,15 +88,15 @@ class NewSnapshots:
         self._copied = None
         self._copies.close()
 
-    def heal(self, writer: Writer, change: Change, why: str, *, migrated: bool) -> None:
-        """Take a new snapshot in the middle of a session. If it cannot be taken, go on as before: nothing depends on
-        it.
+    def heal(self, writer: Writer, change: Change, why: str) -> None:
+        """Take a new snapshot in the middle of a session, before a change that advances the version. If it cannot be
+        taken, go on as before: nothing depends on it.
 
         If it failed at the destination, the append that follows is refused for that. Peers are waiting, so the commit
         timeout stays.
         """
-        if migrated:  # a snapshot implies that foreign keys are on, as they are when a database is opened
-            self.damage.failed("lightningd has migrated its database since it started")
+        if not writer.foreign_keys:  # a snapshot implies that they are on, as they are when a database is opened
+            self.damage.failed("lightningd is migrating its database, and foreign keys are off", TRY_AGAIN)
             return
         database = database_path(self.directory)
         try:

@@ -205,14 +205,33 @@ def assert_refused_from_now_on(gate: CommitGate, answer: dict[str, str]) -> None
         assert call_hook(gate, call) == answer
 
 
-def test_healing_snapshot_is_put_off_after_a_lone_pragma(node: Node) -> None:
+OFF = foreign_keys(3, on=False)
+
+
+def test_healing_snapshot_is_put_off_while_foreign_keys_are_off(node: Node) -> None:
     """A snapshot would say that foreign keys are on. Nothing depends on it: the call is saved as any other."""
     gate = node.start()
-    assert call_hook(gate, PRAGMA) == CONTINUE
+    assert call_hook(gate, OFF) == CONTINUE
     happen_meanwhile(node, gate, "the backup is known to be damaged")
     assert call_hook(gate, NEXT) == CONTINUE
     assert_saved(node, Row("", NEXT, Answer.APPENDED))
     assert "no new snapshot could be taken yet" in node.said[-1]
+    gate.close()
+
+
+@pytest.mark.parametrize("found_after", [1, 2])
+def test_healing_snapshot_is_taken_once_a_migration_has_switched_foreign_keys_on_again(
+    node: Node, found_after: int
+) -> None:
+    """It was put off until the node's next start. The PRAGMA itself is no moment for it: it begins no transaction."""
+    gate = node.start()
+    for number, call in enumerate([OFF, PRAGMA], 1):
+        assert call_hook(gate, call) == CONTINUE
+        if number == found_after:
+            happen_meanwhile(node, gate, "the backup is known to be damaged")
+    assert call_hook(gate, NEXT) == CONTINUE
+    assert_saved(node, Row("", NEXT, Answer.NEW_SNAPSHOT))
+    assert not any("could be taken" in line for line in node.said)
     gate.close()
 
 

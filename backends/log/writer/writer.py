@@ -475,6 +475,11 @@ class Writer:
         return self._current.manifest
 
     @property
+    def foreign_keys(self) -> bool:
+        """Whether lightningd enforces foreign keys now, as far as the log tells: it switches them off to migrate."""
+        return self._foreign_keys
+
+    @property
     def node_id(self) -> str | None:
         """The public key (hex) of the node that this backup belongs to; None if not known yet."""
         return self.manifest.node_of(self._fence.session)
