@@ -109,7 +109,7 @@ class NewSnapshots:
                 self._begin_generation(writer, source, why)
         except (BackupError, OSError) as error:
             self.renewal.give_up()
-            self.damage.failed(str(error))
+            self.damage.could_not(error)
 
     def _no_space(self, writer: Writer, why: str, error: OSError) -> str:
         size = 0 if self._start.seen is None else self._start.seen.size

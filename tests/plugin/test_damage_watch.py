@@ -10,7 +10,10 @@ from typing import cast
 
 import pytest
 
+from backends.errors import BackupError
 from backends.log.writer.writer import Writer
+from backends.sqlite.connection import Busy
+from backends.sqlite.live_copy import CopyFailed
 from backends.storage.base import Space
 from plugin.damage_watch import DamageWatch
 from plugin.renewal import Renewal
@@ -87,3 +90,31 @@ def test_space_that_is_only_used_for_history_counts_as_free_for_a_new_snapshot(
     monkeypatch.setattr(watched.writer, "sizes", lambda: sizes)
     watched.look()
     assert watched.watch.heal is not None
+
+
+def test_failed_attempts_become_rare_and_the_same_reason_is_said_once(watched: Watched) -> None:
+    """As while a large database is locked by each of its transactions: each attempt reads it, and none succeeds."""
+    watched.free, attempts, lines = 1 << 30, 0, list[str]()
+    watched.look()
+    for _ in range(6 * 60):
+        if watched.watch.heal is not None:
+            attempts += 1
+            before = len(watched.said)
+            watched.watch.could_not(Busy("it is locked"))
+            lines += watched.said[before:]
+        watched.look()
+    assert attempts == 11  # after 1, 2, 4, 8, 16 and 32 minutes, then each hour
+    assert lines == ["no new snapshot could be taken yet (the next attempt is in 1 minute): it is locked"]
+    watched.watch.could_not(BackupError("it is at another version"))
+    assert "in 60 minutes): it is at another version" in watched.said[-1]
+    watched.watch.taken()
+    watched.watch.could_not(Busy("it is locked"))
+    assert "in 1 minute): it is locked" in watched.said[-1]
+
+
+def test_reason_that_lasts_as_long_as_the_node_runs_is_said_with_what_to_do(watched: Watched) -> None:
+    for _ in range(3):
+        watched.watch.could_not(CopyFailed("the database is in WAL mode", lasting=True))
+    [line] = watched.said
+    assert "no new snapshot can be made while the node runs: the database is in WAL mode" in line
+    assert "Restart the node" in line and line.endswith("backup-cli resync") and line.isascii()
