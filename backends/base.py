@@ -1,6 +1,6 @@
 """The few types that the whole program shares: where a log ends, who wrote it, what a snapshot is made of."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from backends.text import process_in_words
@@ -16,11 +16,22 @@ Report = Callable[[str, str], None]
 """Called with a lightningd log level (info, unusual, broken) and one line for the node's log."""
 
 
+class Pieces:
+    """The pieces of a database, which can be read more than once: `read` begins from the start."""
+
+    def __init__(self, read: Callable[[], Iterator[bytes]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._read()
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotSource:
     """A whole database at one version, to be streamed into a new generation."""
 
     pieces: Iterable[bytes]
+    """An iterator can be read only once: if it does not fit, nothing is given up for it and tried again."""
     data_version: int
     node_id: str | None
     foreign_keys: bool = True

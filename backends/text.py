@@ -16,6 +16,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def mib(count: int) -> str:
+    """So many bytes in whole MiB, for the node's log."""
+    return f"{count / (1 << 20):.0f} MiB"
+
+
 def process_in_words(pid: int) -> str:
     """A process that a file names, in words for the middle of a sentence. `pid` 0: the file does not name it."""
     return f"process {pid}" if pid else "process unknown"

@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from backends.errors import BackupError, KeyNeeded
+from backends.mounts.missing import is_it_mounted
 from backends.system.owners import user_name
 from backends.text import printable
 from backup_cli.console import ask, end_question, say
@@ -189,6 +190,7 @@ def _first_line(path: Path) -> bytes:
             f"the passphrase cannot be read from {printable(path)}: {error.strerror or error} (this runs as the user "
             f"{user_name(os.geteuid())}). Nothing was changed; name another file with --passphrase-file FILE, or "
             "leave that out at a terminal, where it is asked for"
+            + (is_it_mounted(path) if isinstance(error, FileNotFoundError) else "")
         ) from None
     if len(line) > _MAX:
         raise BackupError(

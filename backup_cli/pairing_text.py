@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from backends.node.bring_back import bring_back
 from backends.node.directory import database_path
 from backends.node.hand_over import restore_command
 from backends.node.lockfile import LOCK_FILE
@@ -99,12 +100,20 @@ def why_copied(pairing: Pairing) -> str:
 
 
 def _behind(pairing: Pairing, url: str, directory: Path, provable: Callable[[], bool]) -> Finding:
-    lost = counted(-pairing.distance, "change")
+    lost, known = counted(-pairing.distance, "change"), pairing.backup.known
     if pairing.next_start(provable) is NextStart.ROLL_FORWARD:
+        unless = "" if known is None or known.doubt else f" ({_UNLESS})"
         return ok(
             "version",
             f"the database is at {pairing.database.version} and lacks the backup's last {lost}, as after a "
-            "power cut; the node's next start brings it forward by itself",
+            f"power cut; the node's next start brings it forward by itself{unless}",
+        )
+    if known is not None:
+        back = bring_back(known, url, directory, replace=True, give_up=pairing.backup.version)
+        return problem(
+            "version",
+            f"{both(pairing, url, database_path(directory))}: the database has lost changes, or is an old copy. A node "
+            f"that runs from it can lose every channel, and the next start is refused. Keep it. {back}",
         )
     if pairing.backup.damaged:
         return problem(
@@ -121,6 +130,9 @@ def _behind(pairing: Pairing, url: str, directory: Path, provable: Callable[[], 
         "old copy. A node that runs from it can lose every channel, and the next start is refused. Bring back the "
         f"newest state, which keeps this file aside: {restore_command(url, directory, replace=True)}",
     )
+
+
+_UNLESS = "unless what was found is in one of these changes: then it is refused, and says what is safe"
 
 
 def _equal(pairing: Pairing, url: str, directory: Path) -> Finding:
@@ -140,12 +152,14 @@ def _both_empty(pairing: Pairing, url: str, directory: Path) -> Finding:
 
 
 def _no_database(pairing: Pairing, url: str, directory: Path) -> Finding:
-    there = database_path(directory).exists()
+    there, known = database_path(directory).exists(), pairing.backup.known
+    back = f"bring the database back with: {restore_command(url, directory, replace=there)}"
+    if known is not None:
+        back = f"and {known.sentence()}. {bring_back(known, url, directory, replace=there)}"
     return problem(
         "version",
         f"there is no database at {database_path(directory)}, and its backup holds version {pairing.backup.version}: "
-        "do not start an empty node; bring the database back with: "
-        f"{restore_command(url, directory, replace=there)}",
+        f"do not start an empty node; {back}",
     )
 
 
@@ -158,13 +172,18 @@ def _no_version(pairing: Pairing, url: str, directory: Path) -> Finding:
 
 
 def _corrupt(pairing: Pairing, url: str, directory: Path) -> Finding:
-    back = restore_command(url, directory, replace=True)
+    anyway, known = " --discard-newer unknown", pairing.backup.known
+    back = f"bring it back with: {restore_command(url, directory, replace=True)}{anyway} ({_ASIDE})"
+    if known is not None:
+        back = f"but {known.sentence()}. {bring_back(known, url, directory, replace=True, extra=anyway)}"
     return problem(
         "version",
         f"{database_path(directory)} is damaged: do not start the node. Keep that file and its disk; the newest state "
-        f"is in the backup (version {pairing.backup.version}), bring it back with: {back} --discard-newer unknown "
-        "(which keeps the damaged file aside: its version cannot be told)",
+        f"is in the backup (version {pairing.backup.version}), {back}",
     )
+
+
+_ASIDE = "which keeps the damaged file aside: its version cannot be told"
 
 
 def _unreadable(pairing: Pairing, url: str, directory: Path) -> Finding:

@@ -18,6 +18,9 @@ from backends.text import shell_word
 from backup_cli.console import say
 from backup_cli.options import free_name
 
+MOUNT_FIRST = "if a disk or share belongs there, mount it first"
+"""Of a directory that does not exist: made under a mount point, it would be hidden by the mount."""
+
 COMPANIONS = ("", "-journal", "-wal", "-shm")
 """Suffixes of a database and of the files that SQLite keeps next to it: a stale journal would be rolled back into the
 restored database."""
@@ -34,7 +37,9 @@ def target_of(dest: Path, *, as_directory: bool) -> Path:
         return dest.absolute() / DATABASE
     needed = dest if as_directory else dest.parent
     if not needed.is_dir():
-        raise BackupError(f"{needed} does not exist, so nothing can be restored there; create it, or check DEST")
+        raise BackupError(
+            f"{needed} does not exist, so nothing can be restored there; create it, or check DEST; {MOUNT_FIRST}"
+        )
     return dest.absolute()
 
 

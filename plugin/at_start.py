@@ -18,7 +18,6 @@ class WhyLeft(Enum):
     LATE = "the destination did not answer in time"
     NO_KEY = "the backup is encrypted and this node does not have its key, or the other way round"
     BACKUP_DAMAGED = "the end of the backup is damaged"
-    KNOWN_DAMAGE = "the backup is known to be damaged"
     OTHER_BACKUP = "the destination holds another backup"
     OTHER_WRITER = "the backup was last written from another node directory"
     OLDER_BACKUP = "the backup ends before a change that this node had acknowledged there"

@@ -18,6 +18,7 @@ from backends.log.facts import Facts
 from backends.log.known_damage import KnownDamage
 from backends.log.writer.writer import Writer
 from backends.members.running import RunningMembers
+from backends.node.bring_back import bring_back
 from backends.node.directory import database_path
 from backends.node.hand_over import restore_command
 from backends.node.lockfile import read_settings
@@ -75,7 +76,6 @@ class CommitGate:
         self._header: DatabaseHeader | None = None
         self._session = ""
         self._doubt: str | None = None
-        self._lone_pragma = False  # one was saved in this session; foreign keys may be off since
         self._backup_id = self._place = ""
         self._node_id: str | None = None
         self._lock = WriterLock(directory)
@@ -114,13 +114,11 @@ class CommitGate:
         self.renewal.capture(change)
         decision = decide(writer.position, change, self._doubt)
         if decision.do is Do.REFUSE:
-            raise self._refused(decision)
+            raise self._refused(decision, writer.position)
         if decision.do is Do.SNAPSHOT:
             self.snapshots.take(writer, change, decision.why)
-        elif self.damage.heal is not None:
-            self.snapshots.heal(writer, change, self.damage.heal, migrated=self._lone_pragma)
-        if not change.advances:
-            self._lone_pragma = True
+        elif self.damage.heal is not None and change.advances:
+            self.snapshots.heal(writer, change, self.damage.heal)
         writer.append(change)
         self._doubt, self.saved = None, True
 
@@ -201,16 +199,14 @@ class CommitGate:
         self._doubt = unfit or why_doubted(self.directory, self._found_at_start.seen, self._backup_id, position)
         decision = decide(position, change, self._doubt, self._found_at_start.left)
         if decision.do is Do.REFUSE:
-            raise self._refused(decision)
+            raise self._refused(decision, position)
         return decision
 
-    def _refused(self, decision: Decision) -> BackupError:
+    def _refused(self, decision: Decision, position: Position) -> BackupError:
         if not decision.restore:
             return BackupError(decision.why)
-        return BackupError(
-            f"{decision.why} Stop lightningd, keep this database, and restore the newest state with: "
-            + self._restore_command()
-        )
+        back = self._bring_back("keep this database, and restore the newest state with", position.data_version)
+        return BackupError(f"{decision.why} {back}")
 
     def _check_source(self, source: SnapshotSource, version: int) -> None:
         check_source(self.directory, self.where(), self._node_id, source, version)
@@ -227,13 +223,18 @@ class CommitGate:
         if not begins_empty or position.data_version > 1:
             raise BackupError(
                 "the database is empty, but its backup is not: the database was lost, or lightningd was started for "
-                "another directory or with another wallet setting. Nothing was changed. Stop lightningd, and restore "
-                "the database with: " + self._restore_command()
+                "another directory or with another wallet setting. Nothing was changed. "
+                + self._bring_back("and restore the database with")
             )
 
-    def _restore_command(self) -> str:
-        """The restore command, ready to type; lightningd has created a database already, which must be moved aside."""
-        return restore_command(self._urls, self.directory, replace=True)
+    def _bring_back(self, what: str, give_up: int | None = None) -> str:
+        """What to type: `what` with the restore command, or what is safe if something is noted against the backup,
+        which may end at `give_up`. lightningd has created a database already, which must be moved aside."""
+        known = self.damage.known
+        if known is None:
+            return f"Stop lightningd, {what}: {restore_command(self._urls, self.directory, replace=True)}"
+        back = bring_back(known, self._urls, self.directory, replace=True, give_up=give_up)
+        return f"Stop lightningd, and keep its files: {known.sentence()}. {back}"
 
     def _refuse(self, reason: str) -> None:
         self.refusal = reason = one_line(reason)

@@ -121,11 +121,13 @@ class Compaction:
             f"compaction begins: {counted(sizes.records, 'record')} in {sizes.segments} bytes, "
             f"snapshot {sizes.snapshot} bytes",
         )
-        with suppress(BackupError, OSError):  # then the compaction itself will say that there is no space
-            writer.give_up_history(sizes.snapshot + sizes.segments + AT_DESTINATION)
         self._begin(writer)
 
     def _begin(self, writer: Writer, copied: CopiedDatabase | None = None) -> None:
+        sizes = writer.sizes()
+        wanted = sizes.snapshot + sizes.segments + AT_DESTINATION if copied is None else self._renewal.wanted
+        with suppress(BackupError, OSError):  # then the process itself will say that there is no space
+            writer.give_up_history(wanted)
         self._began, self._renews = time.monotonic(), copied is not None
         self._given_up, self._pulse = False, ProcessWatch()
         if self._members is not None:
@@ -147,6 +149,10 @@ class Compaction:
             return
         unrestorable = process.returncode == UNRESTORABLE and not self._renews and not self._lost_its_member()
         if unrestorable and self._unrestorable(writer, out):
+            return
+        if process.returncode == NO_SPACE and not self._lost_its_member() and self._gave_up_history(writer):
+            self._tidy(writer)
+            self.wanted = not self._renews  # the copy of a renewal is still there
             return
         try:
             if process.returncode != 0:
@@ -196,6 +202,14 @@ class Compaction:
     def _lost_its_member(self) -> bool:
         """Whether the member at which the snapshot was being made went out of sync: what was there may be gone."""
         return self._members is not None and self._members.times_out(self._member) != self._times_out
+
+    def _gave_up_history(self, writer: Writer) -> bool:
+        """Whether a generation that was kept for its history was given up, because the destination is full. A quota is
+        only known by that: it shows in no number of free bytes."""
+        try:
+            return writer.sizes().kept > 0 and writer.give_up_oldest()
+        except (BackupError, OSError):
+            return False
 
     def _begin_again(self, writer: Writer) -> None:
         """The member at which the snapshot was being made was lost, which is told already. The copy of a renewal is not
@@ -272,6 +286,9 @@ NOTHING = "nothing"
 
 UNRESTORABLE = 3
 """The process's exit code when it has proved that this backup cannot be restored; its output says what it found."""
+
+NO_SPACE = 4
+"""The process's exit code when the destination is full, or a quota there is used up."""
 
 
 def least() -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from backends import backup_at
 from backends.compaction.compact import compact_log
 from backends.compaction.from_copy import CopiedDatabase, snapshot_of_copy
-from backends.errors import BackupError, Damaged, Unrestorable
+from backends.errors import BackupError, Damaged, NoSpace, Unrestorable
 from backends.log.backup import Backup
 from backends.log.reader.opening import read_manifest
 from backends.log.writer.compacted import CompactedSnapshot
@@ -27,12 +27,12 @@ from backends.system.commits import read_shared
 from backends.system.overlap import keep_to_one_thread
 from backends.system.pulse import pulse
 from backends.text import one_line, unexpected
-from plugin.compaction import NOTHING, UNRESTORABLE
+from plugin.compaction import NO_SPACE, NOTHING, UNRESTORABLE
 from plugin.node_key import check_key
 
 
 def main() -> int:
-    """0 when done, 1 with a sentence on stderr when it failed, UNRESTORABLE when the backup was proved unrestorable."""
+    """0 when done, 1 or NO_SPACE with a sentence on stderr when it failed, UNRESTORABLE when that was proved."""
     limits.confine()
     keep_to_one_thread()  # the node commits meanwhile
     limits.end_when_stuck(lambda error: print(_advice(error), file=sys.stderr, flush=True))
@@ -54,7 +54,7 @@ def main() -> int:
     except (BackupError, OSError) as error:
         print(one_line(str(error)), file=sys.stderr)
         if not isinstance(error, Unrestorable) or generation < 0:
-            return 1
+            return NO_SPACE if isinstance(error, NoSpace) else 1
         of_the_files = isinstance(error, Damaged)  # and not of what the changes say
         print(json.dumps({"what": error.finding, "generation": generation, "of_the_files": of_the_files}))
         return UNRESTORABLE

@@ -15,6 +15,7 @@ from backends.errors import BackupError
 from backends.log.known_damage import KnownDamage, found_now
 from backends.log.writer.writer import Writer
 from backends.node.directory import database_path
+from backends.sqlite.live_copy import CopyFailed
 from backends.text import counted
 from plugin.early_copy import LARGE, is_large
 from plugin.renewal import Renewal
@@ -29,17 +30,25 @@ SLOWEST = 4 << 20
 """Bytes a second that any destination takes; the snapshot may take a quarter of the commit timeout."""
 
 TRY_AGAIN = 60.0
-"""Seconds from a failed attempt to the next."""
+"""Seconds from a failed attempt to the next; doubled by each further failure in a row."""
+
+TRY_AT_LEAST_EVERY = 3600.0
+"""The longest of these waits, in seconds."""
 
 
 class DamageWatch:
-    """Called by the maintenance thread only, except `at_start`, `taken` and `failed`, which the commit path calls."""
+    """Called by the maintenance thread only, except `at_start`, `taken`, `failed` and `could_not`, which the commit
+    path calls."""
 
     def __init__(self, directory: Path, report: Report, renewal: Renewal) -> None:
         self._directory, self._report, self._renewal = directory, report, renewal
         self._told: KnownDamage | None = None
         self._next_look = self._not_before = 0.0
         self._unsaved: KnownDamage | None = None
+        self._wait = TRY_AGAIN  # after the next attempt that fails
+        self._failed_with: type[Exception] | None = None  # the last one, since a snapshot was taken
+        self._lacked = False
+        """Whether there was too little space for a new snapshot, and that was said."""
         self.commit_timeout = 0.0
         """Seconds that one call may wait for the destination."""
         self.known: KnownDamage | None = None
@@ -83,18 +92,32 @@ class DamageWatch:
             return
         if self._renewal.running:
             return
-        if self.heal is None and time.monotonic() >= self._not_before and self._can_heal(writer):
-            self.heal = known.why_anew()
+        if self.heal is None and time.monotonic() >= self._not_before:
+            self._try_to_heal(writer, known)
         if self._told is None or known.generation != self._told.generation:
             self._told = known
             self._report("broken", f"{known.sentence()}. {_NOW if self.heal is not None else _LATER}")
 
-    def _can_heal(self, writer: Writer) -> bool:
+    def _try_to_heal(self, writer: Writer, known: KnownDamage) -> None:
+        """Let the next call begin with a new snapshot, if there is space for it. What is lacking is said once."""
         try:
-            size, free = database_path(self._directory).stat().st_size, writer.space().free
+            lacks = self._lacks(writer)
         except (OSError, BackupError):
-            return False
-        return (self.waits_for(size) and free > 2 * size + LARGE) or self._renewal.fits(free)
+            return
+        if lacks is None:
+            self.heal = known.why_anew()
+        elif not self._lacked:
+            self._report("unusual", f"there is no space for the new snapshot of the database: {lacks}. {_MAKE_ROOM}")
+        self._lacked = lacks is not None
+
+    def _lacks(self, writer: Writer) -> str | None:
+        """What space is missing for a new snapshot; None if nothing is. What is only kept for its history is given up
+        for it. Raises OSError or BackupError."""
+        size = database_path(self._directory).stat().st_size
+        free = writer.space().free + writer.sizes().kept_bytes
+        if self.waits_for(size) and free > 2 * size + LARGE:
+            return None
+        return self._renewal.lacks(free)
 
     def waits_for(self, size: int) -> bool:
         """Whether a running node can be kept waiting for the snapshot of a database of so many bytes."""
@@ -103,6 +126,7 @@ class DamageWatch:
     def taken(self) -> None:
         """A new snapshot was taken, and nothing is known against it."""
         self.known = self.heal = None
+        self._wait, self._failed_with = TRY_AGAIN, None
 
     def doubted(self, writer: Writer, why: str) -> None:
         """Note, durably, that the backup cannot be trusted until a new snapshot is complete. Raises BackupError."""
@@ -115,11 +139,22 @@ class DamageWatch:
         """A new snapshot is being made beside the node."""
         self.heal = None
 
-    def failed(self, why: str, wait: float = TRY_AGAIN) -> None:
+    def failed(self, why: str, wait: float) -> None:
         """No snapshot could be taken this time, and the node goes on as before, for at least `wait` seconds."""
         self.heal, self._not_before = None, time.monotonic() + wait
         minutes = counted(round(wait / 60), "minute")
         self._report("unusual", f"no new snapshot could be taken yet (the next attempt is in {minutes}): {why}")
+
+    def could_not(self, error: BackupError | OSError) -> None:
+        """The same after an attempt that failed with this error: the wait is twice as long each time, and errors of one
+        kind that follow one another are told once."""
+        wait, self._wait = self._wait, min(2 * self._wait, TRY_AT_LEAST_EVERY)
+        again, self._failed_with = type(error) is self._failed_with, type(error)
+        if isinstance(error, CopyFailed) and error.lasting and not again:
+            self._report("unusual", f"no new snapshot can be made while the node runs: {error}. {_RESTART}")
+        elif not again:
+            self.failed(str(error), wait)
+        self.heal, self._not_before = None, time.monotonic() + wait
 
 
 _SAFE = "The node's own database is whole, and changes are still appended"
@@ -128,3 +163,9 @@ _LATER = (
     f"{_SAFE}, but do not rely on this backup. A new snapshot is made once there is space for a copy of the database "
     "in the node's directory, and for the snapshot at the destination"
 )
+_RESTART = (
+    "Every change is still saved, but do not rely on this backup. Restart the node when you can (lightning-cli stop, "
+    "then start it): its next start takes the new snapshot before it goes on, which may take minutes for a large "
+    "database. Or take it while the node is stopped: backup-cli resync"
+)
+_MAKE_ROOM = "It is taken by itself once there is: make room there"

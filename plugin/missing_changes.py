@@ -50,8 +50,6 @@ class Facts:
     """The node that the backup belongs to."""
     written: float = 0.0
     """When the database file was last written, in seconds since 1970."""
-    known_damage: bool = False
-    """Whether something has proved that the backup cannot be restored."""
     begins_empty: bool = False
     """Whether the backup's snapshot is of a node that had never started."""
     note: SyncPoint | None = None
@@ -103,8 +101,6 @@ def _is_swollen(change: LoggedChange) -> bool:
 def _why_foreign(facts: Facts, found: AsFound) -> WhyLeft | None:
     if facts.backup_id != facts.expected_id:
         return WhyLeft.OTHER_BACKUP
-    if facts.known_damage:
-        return WhyLeft.KNOWN_DAMAGE
     if facts.last_session is None or facts.sessions is None or facts.last_session not in facts.sessions:
         return WhyLeft.OTHER_WRITER
     if not facts.same_directory:

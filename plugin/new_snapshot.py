@@ -20,8 +20,10 @@ from backends.node.sync_point import SavedEnd
 from backends.sqlite.copy import consistent_copy
 from backends.sqlite.live_copy import CopyFailed
 from backends.sqlite.source import inspect
+from backends.storage.base import is_full
+from backends.text import mib
 from plugin.at_start import Start
-from plugin.damage_watch import DamageWatch
+from plugin.damage_watch import TRY_AGAIN, DamageWatch
 from plugin.early_copy import is_large
 from plugin.renewal import Renewal
 
@@ -75,20 +77,26 @@ class NewSnapshots:
             return
         self.renewal.give_up()  # a commit that no call announced is not in that copy
         source = self._copied or self._copy_database(change)
-        with self._longer_timeout():
-            self._begin_generation(writer, source, why)
+        try:
+            with self._longer_timeout():
+                self._begin_generation(writer, source, why)
+        except BackupError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and is_full(cause):
+                raise BackupError(self._no_space(writer, why, cause)) from error
+            raise
         self._copied = None
         self._copies.close()
 
-    def heal(self, writer: Writer, change: Change, why: str, *, migrated: bool) -> None:
-        """Take a new snapshot in the middle of a session. If it cannot be taken, go on as before: nothing depends on
-        it.
+    def heal(self, writer: Writer, change: Change, why: str) -> None:
+        """Take a new snapshot in the middle of a session, before a change that advances the version. If it cannot be
+        taken, go on as before: nothing depends on it.
 
         If it failed at the destination, the append that follows is refused for that. Peers are waiting, so the commit
         timeout stays.
         """
-        if migrated:  # a snapshot implies that foreign keys are on, as they are when a database is opened
-            self.damage.failed("lightningd has migrated its database since it started")
+        if not writer.foreign_keys:  # a snapshot implies that they are on, as they are when a database is opened
+            self.damage.failed("lightningd is migrating its database, and foreign keys are off", TRY_AGAIN)
             return
         database = database_path(self.directory)
         try:
@@ -101,7 +109,20 @@ class NewSnapshots:
                 self._begin_generation(writer, source, why)
         except (BackupError, OSError) as error:
             self.renewal.give_up()
-            self.damage.failed(str(error))
+            self.damage.could_not(error)
+
+    def _no_space(self, writer: Writer, why: str, error: OSError) -> str:
+        size = 0 if self._start.seen is None else self._start.seen.size
+        try:
+            free = f", where {mib(writer.space().free)} are free"
+        except BackupError:
+            free = ""
+        return (
+            f"{why}. So the backup needs a new snapshot of the database, and there is no space for it at "
+            f"{writer.describe()}{free} ({error.strerror}). Nothing was committed, and everything that was saved is "
+            f"safe. Make room there (a snapshot takes {mib(size)} at most, and usually far less), then "
+            "start the node again"
+        )
 
     # What these are made of
 
@@ -135,7 +156,13 @@ class NewSnapshots:
         Raises BackupError if it is not the backup's.
         """
         seen = self._start.seen
-        if seen is None or not is_large(seen.size) or not self.renewal.fits(backup.space().free):
+        if seen is None or not is_large(seen.size):
+            return False
+        free = backup.space().free + backup.history_bytes()  # what is only kept for its history is given up for it
+        try:
+            if self.renewal.lacks(free) is not None:
+                return False
+        except OSError:
             return False
         state = self._start.state
         if state is None or (state.data_version or 0) != change.database_stood_at:

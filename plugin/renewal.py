@@ -32,6 +32,7 @@ from backends.node.directory import database_path
 from backends.sqlite.live_copy import CopyFailed, LiveCopy
 from backends.system.commits import commits
 from backends.system.scratch import scratch_directory
+from backends.text import mib
 
 FOR_COMMITS = 64 << 20
 """Bytes that stay free at the destination for the changes that come meanwhile."""
@@ -68,15 +69,16 @@ class Renewal:
         """Whether the hook has begun a copy for the change in its hands, and `go_on` is still to be called."""
         return self._copy is not None and self._thread is None
 
-    def fits(self, free: int) -> bool:
-        """Whether there is space: for the copy in the node's directory, and for the snapshot at the destination, where
-        `free` bytes are free."""
-        try:
-            size = database_path(self._directory).stat().st_size
-            here = shutil.disk_usage(self._directory).free
-        except OSError:
-            return False
-        return here > size + ON_THE_NODES_DISK and free > size + FOR_COMMITS
+    def lacks(self, free: int) -> str | None:
+        """What space is missing, as a clause: for the copy in the node's directory, or for the snapshot at the
+        destination, where `free` bytes can be used. None if there is enough of both. Raises OSError."""
+        size = database_path(self._directory).stat().st_size
+        here = shutil.disk_usage(self._directory).free
+        if here <= size + ON_THE_NODES_DISK:
+            return f"it needs {mib(size + ON_THE_NODES_DISK)} in {self._directory}, and {mib(here)} are free there"
+        if free <= size + FOR_COMMITS:
+            return f"it may need {mib(size + FOR_COMMITS)} at the destination, and {mib(free)} are free there"
+        return None
 
     # In the hook
 
@@ -146,6 +148,11 @@ class Renewal:
             held, self._held = self._held, ExitStack()
             self._thread = self._copied = self._copy = None
         held.close()
+
+    @property
+    def wanted(self) -> int:
+        """Bytes that should be free at the destination for the snapshot of the copy that was begun."""
+        return 0 if self._copy is None else self._copy.size + FOR_COMMITS
 
     def _close(self, copy: LiveCopy) -> None:
         with self._reading:  # closing a descriptor of the database releases the locks that SQLite holds here

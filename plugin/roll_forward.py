@@ -6,7 +6,9 @@ cases: the result is the state that the node had, or that it would have had a mo
 also holds for a change of which the last run could not say whether it was saved: it was never committed, and a restore
 would contain it.
 
-It is done only with evidence: the file must look as the log says it looked before the change that comes next.
+It is done only with evidence: the file must look as the log says it looked before the change that comes next. Known
+damage in the backup is no reason against it: what was found is elsewhere, or a missing change cannot be replayed here
+either, and the database is left where it was. The node's first call then makes the backup whole from the database.
 """
 
 import errno
@@ -153,7 +155,6 @@ def read_backup(
             sessions=known_sessions(directory, backup_id),
             same_directory=were_here(directory, backup_id),
             node_id=reader.node_id,
-            known_damage=damage is not None and not damage.doubt,
             note=note if note is not None and note.backup_id == backup_id else None,
             written=0.0 if noted is None else noted.written,
             begins_empty=_is_empty(found) and next(iter(reader.snapshot), None) is None,

@@ -8,7 +8,6 @@ writer publishes the result, by one rename.
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from backends.base import MAX_ROLL_FORWARD
@@ -34,10 +33,6 @@ LEAVE_OUT_BYTES = 4 << 20
 """The most stored bytes of all changes that are left out of the snapshot, together."""
 
 LEAVE_OUT_MIN = 2
-
-NEARLY_FULL = 64 << 20
-"""If fewer bytes than this will be free at the destination when the snapshot is written, it does not yield to commits:
-the log grows meanwhile, and only the end of the compaction frees space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +88,11 @@ def compact_log(
         with CopyOut(database, None if pace is None else pace.another()) as copy_out:
             rebuilt = rebuild(reader, database, show, take=take, durable=False, may_leave_check=True)
             size = database.stat().st_size
-            seen = None if pace is None else partial(_look_at_space, pace, size)
             number = next_generation(storage, begun.generation)
             base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)
             file = begun.snapshot_header(number)
             with removed_unless_finished(storage), checked_pieces(database, rebuilt) as whole:
-                pieces = _shown(reserve.checked(whole, seen), size, progress, copy_out)
+                pieces = _shown(reserve.checked(whole, size, pace), size, progress, copy_out)
                 written = write_snapshot(storage, file, base, pieces, options, by=BY, size=size, pace=pace)
     return CompactedSnapshot(begun.generation, number, written, base, place.next_segment)
 
@@ -119,11 +113,6 @@ def _shown(pieces: Iterable[bytes], size: int, progress: BytesDone | None, copy_
         copy_out.go_on()
         if progress is not None:
             progress(size + done, 2 * size)
-
-
-def _look_at_space(pace: Pace, size: int, free: int) -> None:
-    """Whether the rest of a database of `size` bytes nearly fills the destination: then it is not the time to yield."""
-    pace.short_of_space = free < max(size - pace.done, 0) + NEARLY_FULL
 
 
 def _place(reader: Reader, leave_out: int) -> _Place | None:

@@ -73,7 +73,7 @@ def snapshot_of_copy(
         if begun.generation != copied.replaces:
             raise BackupError("it was overtaken by another new snapshot")
         number = next_generation(storage, begun.generation)
-        pieces = reserve.checked(file_pieces(path))
+        pieces = reserve.checked(file_pieces(path), size, pace)
         source = watched(SnapshotSource(pieces, copied.base.data_version, None, size=size), progress)
         file = begun.snapshot_header(number)
         with removed_unless_finished(storage):

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from backends.change import MAX_CHANGE
 from backends.errors import BackupError, NotABackup, Unreachable
 from backends.legacy.errors import LegacyDamaged
+from backends.mounts.missing import is_it_mounted
 from backends.node.directory import expanded
 from backends.sqlite_header import MAGIC
 from backends.urls import parse_url
@@ -78,6 +79,7 @@ class LegacyFile:
         except OSError as error:  # a directory, too
             raise Unreachable(
                 f"{path} cannot be read: {error.strerror}; nothing was changed. Check the path"
+                + (is_it_mounted(path) if isinstance(error, FileNotFoundError) else "")
             ) from error
         self.size, self.mtime = status.st_size, int(status.st_mtime)
         try:

@@ -25,12 +25,13 @@ from backends.log.reader.timeline import Found, state_at
 from backends.log.status import Status, status_of_files
 from backends.log.writer.compacted import CompactedSnapshot, remove_unfinished
 from backends.log.writer.fence import WriterFence, unwritten_session
-from backends.log.writer.keeping import history_bytes, make_room, size_of
+from backends.log.writer.keeping import history_bytes, make_room, size_of, with_room
 from backends.log.writer.lock import SoleWriter
 from backends.log.writer.options import DEFAULT_OPTIONS, SMALL_FILES, LogOptions
 from backends.log.writer.recovery import recover, seal_segments, space_to_recover
 from backends.log.writer.segment import Segment, create_next_segment, create_segment, first_checksum
 from backends.log.writer.snapshot import publish_snapshot, snapshot_space, write_snapshot
+from backends.log.writer.taking_over import marked, recovered
 from backends.log.writer.writer import Writer
 from backends.places.base import Place
 from backends.storage.base import Closed, Space
@@ -262,8 +263,8 @@ class Backup:
                 # if all have it, must not look damaged to whoever reads it before the copies are equal again.
                 saved = (before.sequence, before.data_version, before.generation) if before else (0, 0, 1)
                 noted, generation = replace(position, sequence=saved[0], data_version=saved[1]), saved[2]
-            self._make_room_for_marker(manifest, seen.names, report)
-            fence = WriterFence(self.storage, session_id, before, generation, noted, self._options, manifest.key)
+            mark = partial(WriterFence, self.storage, session_id, before, generation, noted, self._options)
+            fence = marked(self.storage, manifest, seen.names, report, mark)
             # From here on the previous writer acknowledges nothing: its mark is gone, and now its segment is sealed.
             names = self.storage.after_take_over(seal_segments(self.storage, last.index, seen.names))
             # Until now it may have appended, and may even have begun another generation.
@@ -273,22 +274,16 @@ class Backup:
                 needed = space_to_recover(self.storage, last, self._options) + SMALL_FILES
                 if make_room(self.storage, manifest, needed, fence.check, report):
                     names = self.storage.names()
-            segment, position, torn = recover(self.storage, manifest, before, fence.check, self._options, names, keep)
+            recovering = partial(recover, self.storage, manifest, before, fence.check, self._options)
+            names, (segment, position, torn) = recovered(
+                self.storage, manifest, fence, names, report, lambda there: recovering(there, keep)
+            )
             writer = self._writer(manifest, segment, position, fence, report, names)
         if before is None:
             report("unusual", f"at {self.describe()} {MISSING_SESSION}. It has been written again")
         if torn is not None:
             report("unusual", f"the end of the log was torn: {torn}")
         return writer
-
-    def _make_room_for_marker(self, manifest: Manifest, names: Sequence[str], report: Report) -> None:
-        """Give up what is kept for its history, the oldest first, where not even this writer's marker has space.
-
-        This is not the writer yet, and may never be. It loses nothing that a writer would keep: one that runs there
-        gives the same generations up by itself, long before the disk is that full.
-        """
-        if HISTORY in names:
-            make_room(self.storage, manifest, SMALL_FILES, lambda: None, report)
 
     def open_anew(self, report: Report, session_id: str) -> Writer:
         """Become the writer of a backup whose log is damaged. Only `take_snapshot` may follow."""
@@ -301,17 +296,17 @@ class Backup:
             position = Position(manifest.base.data_version, sequence, secrets.randbits(32))
             # The marker keeps the old sequence: the old log must not be blamed for losing what it never contained.
             noted = replace(position, sequence=before.sequence if before else manifest.base.sequence)
-            self._make_room_for_marker(manifest, self.storage.names(), report)
-            fence = WriterFence(
-                self.storage, session_id, before, manifest.generation, noted, self._options, manifest.key
-            )
+            generation = manifest.generation
+            mark = partial(WriterFence, self.storage, session_id, before, generation, noted, self._options)
+            fence = marked(self.storage, manifest, self.storage.names(), report, mark)
             names = self.storage.after_take_over(seal_segments(self.storage, 0, self.storage.names()))
             indexes = [index for name in names if (index := segment_index(name)) is not None]
             last = max(indexes, default=0)
             if HISTORY in names:
                 make_room(self.storage, manifest, self._options.preallocated(0) + SMALL_FILES, fence.check, report)
             file = manifest.segment_header(last + 1)
-            segment = create_next_segment(self.storage, file, fence.check, self._options)
+            make = partial(create_next_segment, self.storage, file, fence.check, self._options)
+            segment = with_room(self.storage, lambda: manifest, fence.check, report, make)
             return self._writer(manifest, segment, position, fence, report, [*names, segment.name])
 
     def _writer(

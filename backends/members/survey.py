@@ -21,6 +21,7 @@ from backends.log.reader.opening import read_manifest, read_members
 from backends.members.missing import Left, left_at
 from backends.members.newest import SeenMember
 from backends.storage.base import Storage
+from backends.storage.deadline import carried
 from backends.storage.unreachable import is_silence, reaching
 from backends.text import unexpected
 
@@ -199,7 +200,7 @@ class _Asked(Generic[Answer]):
     def __init__(self, question: Callable[[], Answer]) -> None:
         self.finished = threading.Event()
         self.error: BaseException | None = None
-        self._question, self._answers = question, list[Answer]()
+        self._question, self._answers = carried(question), list[Answer]()
         try:
             threading.Thread(target=self._ask, name="asking a member", daemon=True).start()
         except RuntimeError as error:  # no thread can be started

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backends.errors import BackupError
+from backends.mounts.missing import is_it_mounted
 from backends.node.directory import CONFIG
 
 DEEPEST = 100
@@ -56,7 +57,9 @@ def _lines_of(files: list[Path], path: Path, *, must_exist: bool, depth: int = 0
         text = path.read_text(errors="surrogateescape")
     except FileNotFoundError:
         if must_exist:
-            raise BackupError(f"lightningd's config file {path} does not exist; lightningd will not start") from None
+            raise BackupError(
+                f"lightningd's config file {path} does not exist; lightningd will not start{is_it_mounted(path)}"
+            ) from None
         return
     except OSError as error:
         raise BackupError(

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from backends.errors import BackupError
+from backends.mounts.missing import is_it_mounted
 from backends.text import shell_word
 
 DEFAULT_DIRECTORY = Path("~/.lightning")
@@ -85,12 +86,14 @@ def expanded(path: Path) -> Path:
 
 def _existing(path: Path) -> Path:
     """`path`, made absolute. BackupError when it is missing, not a directory, or not readable by this user."""
+    asked = ""
     try:
         path = path.expanduser()
         path = path.resolve() if ".." in path.parts else path.absolute()
         with os.scandir(path) as entries:
             next(entries, None)
     except FileNotFoundError:
+        asked = is_it_mounted(path)
         problem, remedy = (
             "does not exist",
             "if the node has never been started, make the directory that lightningd will work in first, with: mkdir -p "
@@ -103,7 +106,9 @@ def _existing(path: Path) -> Path:
         problem, remedy = f"cannot be read ({reason})", "run this as the user that lightningd runs as, and name it"
     else:
         return path
-    raise BackupError(f"the node's directory {path} {problem}; nothing was changed: {remedy} with --lightning-dir")
+    raise BackupError(
+        f"the node's directory {path} {problem}; nothing was changed: {remedy} with --lightning-dir{asked}"
+    )
 
 
 def _only(directory: Path, choices: list[Path]) -> Path:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from backends.errors import BackupError
 from backends.keyring import derived
+from backends.mounts.missing import is_it_mounted
 from backends.node.hsm_passphrase import secret_in
 from backends.node.hsm_secret import (
     SECRET_SIZE,
@@ -108,7 +109,7 @@ def _recognized(path: Path) -> Iterator[tuple[Form, memoryview]]:
         except FileNotFoundError:
             raise BackupError(
                 f"there is no {printable(path)}. Copy the node's hsm_secret there from where you keep it, or name the "
-                "file: --hsm-secret FILE"
+                f"file: --hsm-secret FILE{is_it_mounted(path)}"
             ) from None
         except (OSError, ImportError) as error:
             raise BackupError(

@@ -21,6 +21,7 @@ from zlib import crc32
 from backends import keyring
 from backends.errors import BackupError, FromTheFuture, KeyNeeded
 from backends.keyring import KEY_SIZE, DataKey
+from backends.mounts.missing import is_it_mounted
 from backends.node.files import read_small_file, replace_file, sync_directory
 from backends.node.lockfile import read_settings
 from backends.text import shell_line
@@ -166,7 +167,7 @@ def read_key_file(path: Path) -> DataKey:
     except FileNotFoundError:
         raise KeyNeeded(
             f"there is no {path}; nothing was changed: name the node's backup.key or a copy of it, or use --hsm-secret "
-            "FILE or --passphrase-file FILE instead"
+            f"FILE or --passphrase-file FILE instead{is_it_mounted(path)}"
         ) from None
 
 

@@ -10,6 +10,7 @@ from enum import Enum, auto
 
 from backends.base import MAX_ROLL_FORWARD, LastWriter, Position
 from backends.change import ahead
+from backends.log.known_damage import KnownDamage
 from backends.node.memory import NOTHING, Memory, Remembered
 
 
@@ -59,6 +60,8 @@ class BackupEnd:
     """The last writer; None when nobody has written yet, or nothing tells who has."""
     end: Position | None = None
     """Where the log ends; None when it is damaged, or nobody asked."""
+    known: KnownDamage | None = None
+    """What is noted against the backup: it is `damaged` then, too."""
 
 
 class Identity(Enum):

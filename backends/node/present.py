@@ -72,7 +72,10 @@ def end_of_backup(backup: Backup, url: str, seen: Status | None = None) -> Backu
         with backup.read() as reader:
             empty = next(iter(reader.snapshot), None) is None
     writer = backup.last_writer()
-    return BackupEnd(backup_id, seen.node_id, version, empty, seen.damaged, seen.last_change, writer, _end(backup))
+    return BackupEnd(
+        *(backup_id, seen.node_id, version, empty, seen.damaged, seen.last_change, writer, _end(backup)),
+        known=seen.known_damage,
+    )
 
 
 def _end(backup: Backup) -> Position | None:

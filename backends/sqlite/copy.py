@@ -5,9 +5,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from backends.base import SnapshotSource
+from backends.base import Pieces, SnapshotSource
 from backends.errors import BackupError
 from backends.log.reader.snapshot import PIECE
 from backends.mounts.table import mount_of
@@ -48,7 +49,9 @@ def consistent_copy(
     with scratch_directory(scratch) as directory:
         copy = directory / "copy.sqlite3"
         state = copy_database(database, copy, writable=writable, progress=progress)
-        yield SnapshotSource(file_pieces(copy), state.data_version or 0, state.node_id, size=copy.stat().st_size)
+        yield SnapshotSource(
+            Pieces(partial(file_pieces, copy)), state.data_version or 0, state.node_id, size=copy.stat().st_size
+        )
 
 
 def _require_space(database: Path, scratch: Path, instead: str | None) -> None:
@@ -90,7 +93,7 @@ def watched(source: SnapshotSource, progress: BytesDone) -> SnapshotSource:
             done += len(piece)
             progress(done, source.size)
 
-    return replace(source, pieces=pieces())
+    return replace(source, pieces=Pieces(pieces))
 
 
 def file_pieces(path: Path) -> Iterator[bytes]:

@@ -7,11 +7,12 @@ snapshot is written. In the modes with a rollback journal, the file is the whole
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import apsw
 
-from backends.base import SnapshotSource
+from backends.base import Pieces, SnapshotSource
 from backends.errors import BackupError
 from backends.sqlite.check_beside import CheckBeside
 from backends.sqlite.connection import (
@@ -52,7 +53,7 @@ def in_place(database: Path, *, beside: bool) -> Iterator[SnapshotSource | None]
             _require_whole(database, check)
             step.end_check()
         state = state_of(connection)
-        pieces = _pieces(database, descriptor, size, check, step)
+        pieces = Pieces(partial(_pieces, database, descriptor, size, check, step))
         yield SnapshotSource(pieces, state.data_version or 0, state.node_id, size=size)
 
 

@@ -32,6 +32,7 @@ from backends.change import DATABASE_HEADER, change_counter
 from backends.errors import BackupError
 from backends.sqlite.free_list import FreeList, FreeListDamaged
 from backends.sqlite.rollback_journal import NoJournal, RollbackJournal, has_hot_journal
+from backends.sqlite_header import in_wal_mode
 from backends.text import unexpected
 
 PORTION = 1 << 20
@@ -48,7 +49,12 @@ _AUTO_VACUUM = slice(52, 56)  # in page 1; zeros unless a database is in one of 
 
 
 class CopyFailed(BackupError):
-    """The copy cannot be made, or cannot be trusted: nothing was lost by it."""
+    """The copy cannot be made, or cannot be trusted: nothing was lost by it. `lasting`: for a reason that does not pass
+    while lightningd runs."""
+
+    def __init__(self, message: str, *, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.lasting = lasting
 
 
 class LiveCopy:
@@ -102,12 +108,14 @@ class LiveCopy:
                 first = self._before(journal, 1)
                 self._counter = change_counter(first)
                 if any(first[_AUTO_VACUUM]):  # it moves pages at the commit
-                    raise CopyFailed("the database is in auto-vacuum mode")
+                    raise CopyFailed("the database is in auto-vacuum mode", lasting=True)
                 if not self._is_saved(1):  # each commit changes it, but it may come into the journal only then
                     self._save([(1, first)])
                 self._mark_free(journal)
                 self._changed = journal.numbers()
         except (NoJournal, FreeListDamaged, MemoryError, OSError, CopyFailed) as error:
+            if isinstance(error, NoJournal) and in_wal_mode(os.pread(self._source, DATABASE_HEADER, 0)):
+                error = CopyFailed("the database is in WAL mode, and so has no rollback journal", lasting=True)
             raise self._fail(error) from error
         self._commits = 1
 

@@ -25,7 +25,7 @@ from backup_cli.ownership import take_over
 from backup_cli.replica import warn_of_other_main
 from backup_cli.restore_attached import files_document, secret_is_stored
 from backup_cli.restore_members import without_option
-from backup_cli.restore_place import made, refuse_inside
+from backup_cli.restore_place import MOUNT_FIRST, made, refuse_inside
 from backup_cli.restore_text import tell_rules
 
 DAY = 24.0
@@ -92,7 +92,7 @@ def follow(
             "backup of it that can, run: backup-cli import"
         )
     place = as_owner.restore_place(Path(dest))
-    _refuse_place(place)
+    _refuse_place(place, promoting=promoting)
     figures = None if figures is None else figures.absolute()
     wishes = Wishes(urls, key, once, accepted, check_every * 3600, figures)
     directory = CopyDirectory(place)
@@ -125,12 +125,19 @@ def _refuse_senseless(
         raise click.UsageError("--json needs --once or --promote: otherwise the command does not end")
 
 
-def _refuse_place(place: Path) -> None:
+def _refuse_place(place: Path, *, promoting: bool) -> None:
     """Refuse a DEST that cannot be the directory of a copy."""
     if place.exists() and not place.is_dir():
         raise BackupError(f"{place} is a file; DEST is the directory that the copy is kept in. Nothing was changed")
+    if not place.exists() and promoting:
+        raise BackupError(
+            f"{place} does not exist, so there is no copy in it to promote. Nothing was changed; check DEST; "
+            f"{MOUNT_FIRST}. Without a copy, the backup's newest state is brought back by: backup-cli restore --resume"
+        )
     if not place.exists() and not place.parent.is_dir():
-        raise BackupError(f"{place.parent} does not exist, so no copy can be kept in it; create it, or check DEST")
+        raise BackupError(
+            f"{place.parent} does not exist, so no copy can be kept in it; create it, or check DEST; {MOUNT_FIRST}"
+        )
     inside = [place / name for name in NETWORKS if (place / name).is_dir()]
     if inside:
         raise BackupError(

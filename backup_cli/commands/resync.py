@@ -1,7 +1,7 @@
 """`backup-cli resync`: takes a new snapshot of the node's current database into its existing backup."""
 
 import secrets
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from backends.log.backup import Backup
 from backends.log.reader.kept import KEEP_FOR
 from backends.log.writer.writer import Writer
 from backends.members.start import Rule, StartRefused
+from backends.node.bring_back import bring_back
 from backends.node.directory import database_path
 from backends.node.hand_over import record_sync_point, restore_command
 from backends.node.lockfile import Settings, read_settings
@@ -89,7 +90,7 @@ def resync(
     backup = destination.backup
     with held(WriterLock(directory, f"{COMMAND} resync"), dry_run):
         refuse_other_main(directory, database_path(directory))
-        database = _database(directory, settings)
+        database = _database(directory, settings, backup)
         backup_id = _identify(backup, settings)
         manifest = answered(settings.url, lambda: backup.look().manifest)
         if encrypt is None:
@@ -137,14 +138,17 @@ def _not_in_sync(destination: Destination, settings: Settings) -> list[str]:
     return [member.name for member in settings.members if member.name not in reached]
 
 
-def _database(directory: Path, settings: Settings) -> NodeDatabase:
+def _database(directory: Path, settings: Settings, backup: Backup) -> NodeDatabase:
     path = database_path(directory)
     database = inspect_database(path)
     if database.found is Found.NOTHING:
-        raise BackupError(
-            f"there is no database at {path}, so nothing was changed; to restore it, run: "
-            + restore_command(settings.urls, directory, replace=path.exists())
-        )
+        known, there = None, path.exists()
+        with suppress(BackupError, OSError):
+            known = backup.damage.read()
+        back = f"to restore it, run: {restore_command(settings.urls, directory, replace=there)}"
+        if known is not None:
+            back = f"{known.sentence()}. {bring_back(known, settings.urls, directory, replace=there)}"
+        raise BackupError(f"there is no database at {path}, so nothing was changed; {back}")
     if database.found is Found.CORRUPT:
         raise BackupError(
             f"{path} is corrupt, so no backup can be made of it; nothing was changed. Do not start the node, and "
@@ -189,12 +193,14 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
         advice = "Find out which of them the node last ran with"
     else:
         why += ", which is newer: the database has lost changes, or is an old copy"
-        back = restore_command(settings.urls, directory, replace=True)
-        advice = (
-            "The backup is damaged, so no command can restore that state; docs/recovery.md says what can be tried"
-            if pairing.backup.damaged
-            else f"Restore the newest state, which keeps this database aside: {back}"
-        )
+        back, known = restore_command(settings.urls, directory, replace=True), pairing.backup.known
+        advice = f"Restore the newest state, which keeps this database aside: {back}"
+        if known is not None:
+            advice = bring_back(known, settings.urls, directory, replace=True)
+        elif pairing.backup.damaged:
+            advice = (
+                "The backup is damaged, so no command can restore that state; docs/recovery.md says what can be tried"
+            )
     demand_consent(why, lost, advice, consent)
 
 

@@ -14,6 +14,7 @@ from backends.change import ahead
 from backends.confined.work import Stopped, follow_backup
 from backends.errors import BackupError, KeyNeeded, NotEncrypted, Unrestorable, WrongKey
 from backends.following.follower import Ended, News, Order, Stretch
+from backends.mounts.missing import is_it_mounted
 from backends.sqlite.following import CopyDamaged, NoCopy
 from backends.system.scratch import scratch_directory
 from backends.text import counted
@@ -303,7 +304,8 @@ class Keeper:
         try:
             write_figures(path, url, figures, time.time())
         except OSError as error:
-            say(f"{path} cannot be written: {error.strerror or error}; the copy goes on following")
+            missing = is_it_mounted(path) if isinstance(error, FileNotFoundError) else ""
+            say(f"{path} cannot be written: {error.strerror or error}; the copy goes on following{missing}")
 
 
 def in_words(error: OSError) -> str:

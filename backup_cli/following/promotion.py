@@ -41,6 +41,7 @@ from backup_cli.options import set_old_lock_aside
 from backup_cli.ownership import Taking, look, refuse_living_writer
 from backup_cli.restore_attached import PutBack, put_back, stored_in, would_put_back
 from backup_cli.restore_members import ReadMembers, Source, source_at
+from backup_cli.restore_text import IF_THE_NODE_LIVES
 
 PROMOTION = Taking(
     "follow",
@@ -81,6 +82,7 @@ def promote(
         note = directory.read()
         before = look(source.backup)
         held.callback(source.backup.let_go)
+        _warn_of_damage(source)
         refuse_living_writer(source.url, source.backup, before, take_over, PROMOTION)
         if note is not None and note.released is not None and not is_copy(directory.copy):
             _undo(directory, note, note.released)  # the last promotion was killed
@@ -106,6 +108,13 @@ def promote(
                 "else it needs: backup-cli resync"
             )
             raise
+
+
+def _warn_of_damage(source: Source) -> None:
+    """Say what is noted against the backup, as a restore does."""
+    known = source.backup.damage.read()
+    if known is not None:
+        warn(f"{known.sentence()}. {IF_THE_NODE_LIVES}")
 
 
 def _demand_database(source: Source) -> None:
@@ -224,6 +233,7 @@ def would_promote(directory: CopyDirectory, wishes: Wishes, without: Sequence[st
     key = find_key(wishes.urls, wishes.key, [directory.path])
     source = source_at(wishes.urls, without, True)
     before = look(source.backup)
+    _warn_of_damage(source)
     refuse_living_writer(source.url, source.backup, before, take_over, PROMOTION, dry_run=True)
     note = directory.read()
     again = []

@@ -498,8 +498,8 @@ def note_damage(world: World) -> None:
     backup_at(world.url).damage.note(found_now("verify", "a change cannot be replayed", 1))
 
 
-def one_behind_with_known_damage(world: World, history: History) -> None:
-    old_copy(1)(world, history)
+def far_behind_with_known_damage(world: World, history: History) -> None:
+    old_copy(LOST)(world, history)
     note_damage(world)
 
 
@@ -543,7 +543,7 @@ STATES: dict[str, Callable[[World, History], object]] = {
     "a running node's copy, behind": copy_while_running(3, 0, closed=True),
     "a running node's copy, ahead": copy_while_running(3, 9, closed=True),
     "a running node's copy, equal": copy_while_running(3, 3, closed=True),
-    "one behind, and known damage": one_behind_with_known_damage,
+    "far behind, and known damage": far_behind_with_known_damage,
     "moved after a stop": moved_after_a_stop,
     "moved after a stop, and ahead": moved_after_a_stop_and_ahead,
     "restored after a crash": restored,
@@ -606,11 +606,11 @@ def test_advice_for_a_damaged_backup_that_is_ahead_is_never_contradictory(
     lived: World, history: History, damage: Callable[[World], object]
 ) -> None:
     """No start is advised that would be refused, and the restore changes nothing where damage prevents it."""
-    old_copy(1)(lived, history)
+    old_copy(LOST)(lived, history)
     damage(lived)
     said = check(lived)
     assert said.code == 1 and "start the node, or restart it" not in said.out
-    assert "shows that version 7 was once saved: the database has lost changes, or is an old copy" in said.out
+    assert "shows that version 26 was once saved: the database has lost changes, or is an old copy" in said.out
     assert next_start(lived)
     before = tree(lived.root)
     restored = typed(told(said, "restore"))

@@ -3,8 +3,10 @@
 import errno
 import json
 import random
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -291,3 +293,22 @@ def test_verify_that_cannot_note_the_damage_says_so(
     said = by_verify(lived)
     assert said.code == 3 and "could not be recorded in the backup" in said.err
     assert not (lived.backup / DAMAGE).exists()
+
+
+def test_large_database_in_wal_mode_is_healed_by_the_next_start_and_the_node_is_told_so_once(
+    lived: World, history: History
+) -> None:
+    """SQLite keeps no rollback journal then, so a large database cannot be copied while lightningd commits."""
+    with closing(sqlite3.connect(lived.database)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+    lived.run(history.notes(2))  # it was touched
+    lived.environment["LIGHTNINGD_BACKUP_LARGE"] = "1"
+    node = running(lived, history)
+    compact_and_find(node)
+    node.play(history.notes(3))
+    [told] = [line for line in said_at(node, "unusual") if "no new snapshot" in line]
+    assert "can be made while the node runs: the database is in WAL mode" in told and "Restart the node" in told
+    assert node.stop() == 0
+    again = lived.run(history.notes(2))
+    assert len(snapshots_taken(again)) == 1
+    assert_healed(lived)

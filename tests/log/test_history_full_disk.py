@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from backends.base import SnapshotSource
 from backends.errors import BackupError, Unreachable
-from backends.log.format.documents import SESSION
+from backends.log.format.documents import KEPT, MANIFEST, SESSION
 from backends.log.format.history import HISTORY
 from backends.log.format.records import segment_name
 from backends.log.reader.snapshot import PIECE
+from backends.storage.base import Space
 from tests.log.conftest import SMALL
 from tests.log.corruption import files_in
 from tests.log.histories import Node, backup_in, silent, source
@@ -59,6 +61,73 @@ def test_snapshot_for_which_there_is_no_space_gives_up_the_oldest_generations(di
     node.writer.take_snapshot(replace(source(data, version), size=len(data)), "resync")
     assert contents(node.backup()).snapshot == data
     assert generations(node.backup()) == [4]
+
+
+class Quota(SimulatedStorage):
+    """A place with a quota: the free bytes that it tells are those of the whole disk."""
+
+    def space(self) -> Space:
+        return Space(1 << 40, 1 << 40)
+
+
+@pytest.fixture
+def limited(disk: SimulatedDisk, tmp_path: Path) -> Node:
+    """A node with three kept generations, at such a place."""
+    return lived(Node(Quota(disk), tmp_path, options=MONTH))
+
+
+def leave_of_quota(disk: SimulatedDisk, free: int) -> None:
+    disk.capacity -= disk._free() - free
+
+
+def test_snapshot_that_a_quota_has_no_space_for_gives_up_the_oldest_generations(
+    disk: SimulatedDisk, limited: Node
+) -> None:
+    data, version = os.urandom(PIECE // 4), limited.now.version + 1
+    leave_of_quota(disk, len(data) - 2000)
+    limited.writer.take_snapshot(replace(source(data, version), size=len(data)), "resync")
+    assert contents(limited.backup()).snapshot == data
+    assert generations(limited.backup())[-1] == 4 and 1 not in generations(limited.backup())
+
+
+def test_snapshot_that_can_be_read_only_once_is_not_begun_again(disk: SimulatedDisk, limited: Node) -> None:
+    """Its second half would be published as the whole of it."""
+    data = os.urandom(2 * PIECE)
+    leave_of_quota(disk, len(data) - 2000)
+    pieces = iter((data[:PIECE], data[PIECE:]))
+    with pytest.raises(BackupError):
+        limited.writer.take_snapshot(SnapshotSource(pieces, limited.now.version + 1, None, size=len(data)), "resync")
+    assert generations(limited.backup()) == [1, 2, 3]
+    assert contents(limited.backup()) == limited.now.contents
+
+
+@pytest.mark.parametrize("free", [0, 100, 1500, 3000])
+@pytest.mark.parametrize("anew", [False, True])
+def test_start_that_a_quota_has_no_space_for_gives_up_the_oldest_generations(
+    disk: SimulatedDisk, limited: Node, free: int, anew: bool
+) -> None:
+    limited.close()
+    leave_of_quota(disk, free)
+    if anew:
+        writer = backup_in(limited.storage, MONTH).open_anew(silent, "two")
+        writer.take_snapshot(replace(source(b"small", limited.now.version + 1), size=5), "resync")
+        writer.close()
+        assert contents(limited.backup()).snapshot == b"small"
+    else:
+        limited.open("two")
+        limited.note()
+        assert contents(limited.backup()) == limited.now.contents
+    assert 1 not in generations(limited.backup())
+
+
+@pytest.mark.parametrize("name", [KEPT, MANIFEST])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_generation_is_published_although_the_destination_was_full(node: Node, name: str, number: int) -> None:
+    failing(node.storage, name, 2, number)  # type: ignore[arg-type]
+    node.snapshot()
+    assert node.writer.failure is None
+    assert generations(node.backup()) == [3, 4]
+    assert contents(node.backup()) == node.now.contents
 
 
 def test_compaction_is_published_where_the_list_has_no_space_and_the_oldest_is_given_up_for_it(node: Node) -> None:
@@ -141,6 +210,17 @@ def test_start_with_little_space_gives_up_the_oldest_and_becomes_the_writer(
     left = generations(node.backup())
     assert sorted(set(reachable(node.backup())))[-1] == node.now.version
     assert 1 not in left
+
+
+def test_generation_that_disagreed_with_the_database_is_not_given_up_as_history(node: Node) -> None:
+    """It may be the newest state, which somebody has replaced by mistake: a full disk does not cut its week short."""
+    data = contents(node.backup()).snapshot
+    node.snapshot()
+    node.writer.give_up_history(1 << 60)
+    assert generations(node.backup()) == [4]
+    with node.backup().read_held(node.backup().held()[0]) as reader:
+        assert b"".join(reader.snapshot) == data
+    assert not node.writer.give_up_oldest()
 
 
 def test_damaged_log_on_a_full_disk_is_begun_anew_and_the_oldest_generations_are_given_up(

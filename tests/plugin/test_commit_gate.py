@@ -205,14 +205,33 @@ def assert_refused_from_now_on(gate: CommitGate, answer: dict[str, str]) -> None
         assert call_hook(gate, call) == answer
 
 
-def test_healing_snapshot_is_put_off_after_a_lone_pragma(node: Node) -> None:
+OFF = foreign_keys(3, on=False)
+
+
+def test_healing_snapshot_is_put_off_while_foreign_keys_are_off(node: Node) -> None:
     """A snapshot would say that foreign keys are on. Nothing depends on it: the call is saved as any other."""
     gate = node.start()
-    assert call_hook(gate, PRAGMA) == CONTINUE
+    assert call_hook(gate, OFF) == CONTINUE
     happen_meanwhile(node, gate, "the backup is known to be damaged")
     assert call_hook(gate, NEXT) == CONTINUE
     assert_saved(node, Row("", NEXT, Answer.APPENDED))
     assert "no new snapshot could be taken yet" in node.said[-1]
+    gate.close()
+
+
+@pytest.mark.parametrize("found_after", [1, 2])
+def test_healing_snapshot_is_taken_once_a_migration_has_switched_foreign_keys_on_again(
+    node: Node, found_after: int
+) -> None:
+    """It was put off until the node's next start. The PRAGMA itself is no moment for it: it begins no transaction."""
+    gate = node.start()
+    for number, call in enumerate([OFF, PRAGMA], 1):
+        assert call_hook(gate, call) == CONTINUE
+        if number == found_after:
+            happen_meanwhile(node, gate, "the backup is known to be damaged")
+    assert call_hook(gate, NEXT) == CONTINUE
+    assert_saved(node, Row("", NEXT, Answer.NEW_SNAPSHOT))
+    assert not any("could be taken" in line for line in node.said)
     gate.close()
 
 
@@ -243,7 +262,8 @@ def test_change_for_which_there_is_no_memory_is_refused_with_its_size(
     gate.close()
 
 
-def test_empty_database_does_not_replace_a_backup_at_version_0(tmp_path: Path) -> None:
+@pytest.mark.parametrize("noted", [False, True])
+def test_empty_database_does_not_replace_a_backup_at_version_0(tmp_path: Path, noted: bool) -> None:
     """Old nodes keep no version, and at 2^32 it wraps."""
     node = Node(tmp_path)
     node.log().remove()
@@ -251,11 +271,14 @@ def test_empty_database_does_not_replace_a_backup_at_version_0(tmp_path: Path) -
     position = node.log().create(SnapshotSource([old.read_bytes()], 0, None))
     hand_over(node.directory, node.backup.as_uri(), node.log().id(), position)
     node.database.unlink()
+    if noted:
+        STATES["the backup is known to be damaged"](node)
     gate = node.start()
     node.database.touch()
     started_with = node.everything()
     assert call_hook(gate, LIFE[0])["result"] == "fail"
     assert "the database is empty, but its backup is not" in node.said[-1]
+    assert ("do not restore from it yet. To see whether" in node.said[-1]) == noted
     gate.close()
     assert node.everything() == started_with
 

@@ -80,8 +80,6 @@ TABLE: list[tuple[dict[str, Any], list[int] | WhyLeft]] = [
     ({"node_id": None}, [9, 10]),
     ({"found": found(8, node_id=None)}, [9, 10]),
     ({"node_id": "02bb"}, WhyLeft.OTHER_NODE),
-    ({"known_damage": True}, WhyLeft.KNOWN_DAMAGE),
-    ({"known_damage": True, "found": found(10)}, []),
     ({"backup_id": "c"}, WhyLeft.OTHER_BACKUP),
     ({"last_session": "x"}, WhyLeft.OTHER_WRITER),
     ({"last_session": None}, WhyLeft.OTHER_WRITER),

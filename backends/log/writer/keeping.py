@@ -15,6 +15,7 @@ So `check`, which raises Fenced, is called before each of these steps.
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from typing import TypeVar
 
 from backends.base import Report
 from backends.errors import BackupError
@@ -23,7 +24,7 @@ from backends.log.format.documents import KEPT, Kept, Manifest
 from backends.log.format.history import HISTORY, MAX_ENTRIES, History
 from backends.log.format.records import segment_index, snapshot_name, time_now
 from backends.log.reader.kept import history_in, is_kept, is_over, read_history, read_kept, stored_history
-from backends.storage.base import Storage
+from backends.storage.base import Storage, is_full
 
 
 def keep_generation(storage: Storage, kept: Kept) -> None:
@@ -109,19 +110,23 @@ def give_up_oldest(storage: Storage, current: Manifest, check: Callable[[], None
 
     Its snapshot is removed first, then its other files: that frees space even where the disk is too full for a new
     list, and an entry without its snapshot counts no more. `tidy_history` must follow. Raises OSError, or Fenced.
+
+    A generation that is also kept because the database disagreed with it stays: it may be the newest state, which
+    somebody has replaced by mistake.
     """
     names = storage.names()
     if HISTORY not in names:
         return None
-    generations = read_history(storage, current).generations
-    there = [each for each in generations if snapshot_name(each.manifest.generation) in names]
+    generations, disagreed = read_history(storage, current).generations, read_kept(storage, current)
+    snapshots = [(each, snapshot_name(each.manifest.generation)) for each in generations]
+    there = [each for each, snapshot in snapshots if snapshot in names and not is_kept(snapshot, disagreed)]
     if not there:
         return None
     oldest = there[0]
     check()
     storage.remove(snapshot_name(oldest.manifest.generation))
     storage.sync_names()
-    others = [each for each in (read_kept(storage, current), *there[1:]) if each is not None]
+    others = [each for each in (disagreed, *there[1:]) if each is not None]
     for name in names:
         own = _is_of_history(name, [oldest], current) and not any(is_kept(name, each) for each in others)
         if own and name != snapshot_name(oldest.manifest.generation):
@@ -142,6 +147,29 @@ def make_room(storage: Storage, current: Manifest, needed: int, check: Callable[
         any_yet = True
         report("unusual", given_up(storage, oldest))
     return any_yet
+
+
+_T = TypeVar("_T")
+
+
+def with_room(
+    storage: Storage, current: Callable[[], Manifest], check: Callable[[], None], report: Report, work: Callable[[], _T]
+) -> _T:
+    """What `work` returns. It is repeated each time that a generation was given up because there is no space for it.
+
+    A quota shows in no number of free bytes: only trying tells. Where nothing is kept for its history, this raises what
+    `work` raises. `tidy_history` must follow.
+    """
+    while True:
+        try:
+            return work()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            oldest = give_up_oldest(storage, current(), check)
+            if oldest is None:
+                raise
+            report("unusual", given_up(storage, oldest))
 
 
 def given_up(storage: Storage, kept: Kept) -> str:

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
+from typing import TypeVar
 
 from backends.base import Announce, Position, Report, Sizes, SnapshotSource
 from backends.change import MAX_CHANGE, Change, foreign_keys_setting
@@ -18,7 +19,7 @@ from backends.errors import BackupError, Fenced, WriteFailed
 from backends.keep import Keep
 from backends.keyring import DataKey
 from backends.log.format.documents import COMPACTION, Base, Kept, Manifest
-from backends.log.format.records import Flag, is_part_of, segment_name, snapshot_name, time_now
+from backends.log.format.records import FileHeader, Flag, is_part_of, segment_name, snapshot_name, time_now
 from backends.log.known_damage import DamageNotes, remove_damage
 from backends.log.reader.kept import is_over, read_history, read_kept
 from backends.log.reader.opening import segment_indexes
@@ -37,6 +38,7 @@ from backends.log.writer.keeping import (
     remove_kept,
     still_kept,
     tidy_history,
+    with_room,
 )
 from backends.log.writer.lock import SoleWriter
 from backends.log.writer.options import SMALL_FILES, LogOptions
@@ -47,6 +49,8 @@ from backends.log.writer.snapshot import next_generation, snapshot_space, write_
 from backends.storage.base import FileFenced, Space, Storage, is_full
 from backends.storage.unreachable import reaching
 from backends.system.commits import commits
+
+_T = TypeVar("_T")
 
 _TIDY_EVERY = 3600.0
 """Seconds between two checks for a kept generation that is too old."""
@@ -201,11 +205,11 @@ class Writer:
         # A random checksum, to which no record of the old log chains: it exposes a copy that mixes both logs.
         checksum = secrets.randbits(32)
         base = Base(position.sequence, source.data_version, checksum, source.foreign_keys)
-        written = write_snapshot(self.storage, file, base, source.pieces, self._options, size=source.size)
+        written = self._write_snapshot(file, base, source)
         current.publish_snapshot(written, generation)
         if new_key is not None:
             self._segments.encrypt(new_key)
-        first = self._segments.prepare()
+        first = self._with_room(self._segments.prepare)
         if new_key is None:
             ended = Kept(old, self._segments.current.index, position.data_version, time_now())
             self._add_to_history(ended)  # a generation that everybody can read is not kept
@@ -215,12 +219,25 @@ class Writer:
         if new_key is not None:
             # Before the manifest: readers do not believe a plain marker once the manifest says that all is encrypted.
             self._fence.encrypt(new_key)
-        current.publish(generation, base, first.index, reason, source.node_id, key)
+        self._with_room(partial(current.publish, generation, base, first.index, reason, source.node_id, key))
         self._segments.begin_generation()
         self.position = Position(source.data_version, position.sequence, checksum, time_now())
         remove_damage(self.storage)
         names = self.storage.names()
         remove_obsolete_files(self.storage, self.manifest, first.index, self._fence.check, names, self._options.keep)
+
+    def _write_snapshot(self, file: FileHeader, base: Base, source: SnapshotSource) -> str:
+        """Write the snapshot, and return its temporary name. What is kept for its history is given up for it if it
+        fills the destination, provided that the source can be read again."""
+
+        def write() -> str:
+            return write_snapshot(self.storage, file, base, source.pieces, self._options, size=source.size)
+
+        return write() if isinstance(source.pieces, Iterator) else self._with_room(write)
+
+    def _with_room(self, work: Callable[[], _T]) -> _T:
+        """What `work` returns: it is repeated after giving up what is kept for its history, while it lacks space."""
+        return with_room(self.storage, lambda: self.manifest, self._fence.check, self._report, work)
 
     def begin_segment(self) -> int:
         """Let the log go on in a new segment, and return its index: a generation may begin there later.
@@ -267,7 +284,8 @@ class Writer:
             self._keep_if_disagreeing(ended, base.data_version)
         reason = COMPACTION if anew is None else anew.reason
         number, first = compacted.generation, compacted.first_segment
-        self._current.publish(number, base, first, reason, None, old.key, anew=anew is not None)
+        publish = partial(self._current.publish, number, base, first, reason, None, old.key, anew=anew is not None)
+        self._with_room(publish)
         # The generation is published. If it is in vain, the next look at the marker says so; and what could not be
         # tidied up is left for maintenance.
         self._tidied = False
@@ -280,7 +298,7 @@ class Writer:
         One that is replaced only in doubt, at the same version, does not displace one that really disagreed. OSError.
         """
         if ended.data_version != database or still_kept(self.storage, ended.manifest) is None:
-            keep_generation(self.storage, ended)
+            self._with_room(partial(keep_generation, self.storage, ended))
 
     def _add_to_history(self, ended: Kept) -> None:
         """Note that the current generation, which ends like this, is kept for its history once the next one counts.
@@ -330,7 +348,8 @@ class Writer:
         The node's next commits are worth more than its past. Raises OSError, or Fenced.
         """
         while self._history and self.storage.space().free < free:
-            self.give_up_oldest()
+            if not self.give_up_oldest():
+                return
 
     def _make_room(self, needed: int) -> None:
         """Give up what is kept for its history, the oldest first, for a new generation that needs so many bytes.
@@ -348,7 +367,6 @@ class Writer:
             if self.failure is not None:
                 raise self.failure
             oldest = give_up_oldest(self.storage, self.manifest, self._fence.check)
-            self._history = 0 if oldest is None else self._history
             self._tidy_history()
         if oldest is not None:
             self._report("unusual", given_up(self.storage, oldest))
@@ -407,10 +425,9 @@ class Writer:
         if not self._history:
             return False
         try:
-            self.give_up_oldest()
+            return self.give_up_oldest()
         except (OSError, BackupError):
             return False  # the next round of duties says why
-        return True
 
     def preallocate(self) -> None:
         """Preallocate, and make the next segment before this one is full. Raises Fenced or OSError.
@@ -456,6 +473,11 @@ class Writer:
     def manifest(self) -> Manifest:
         """The manifest of the current generation."""
         return self._current.manifest
+
+    @property
+    def foreign_keys(self) -> bool:
+        """Whether lightningd enforces foreign keys now, as far as the log tells: it switches them off to migrate."""
+        return self._foreign_keys
 
     @property
     def node_id(self) -> str | None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from backends.storage.deadline import carried
+
 T = TypeVar("T")
 
 
@@ -103,7 +105,10 @@ class Workers:
         self._making = threading.Lock()
 
     def begin(self, works: Mapping[str, Callable[[], T]]) -> Round[T]:
-        """Begin the work of each member named."""
+        """Begin the work of each member named. It is given up when the calling thread would give it up."""
+        return self._begin({name: carried(work) for name, work in works.items()})
+
+    def _begin(self, works: Mapping[str, Callable[[], T]]) -> Round[T]:
         round_: Round[T] = Round(list(works))
         thread = threading.get_ident()
         for name, work in works.items():
@@ -113,8 +118,9 @@ class Workers:
         return round_
 
     def leave(self, name: str, work: Callable[[], Any]) -> None:
-        """Have the member do this after all that it was asked before, and wait for nothing."""
-        self.begin({name: work})
+        """Have the member do this after all that it was asked before, and wait for nothing: it has all the time that it
+        needs."""
+        self._begin({name: work})
 
     def idle(self, name: str) -> bool:
         """Whether nothing that this member was asked to do is still under way."""
