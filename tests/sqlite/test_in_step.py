@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import apsw
@@ -100,6 +101,30 @@ def test_reader_that_gives_up_ends_the_check(database: Path, small: None) -> Non
             next(iter(source.pieces))
 
     assert ended(read_one)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_database_is_read_again_after_the_first_snapshot_did_not_fit(
+    database: Path, pristine: bytes, small: None, damaged: bool
+) -> None:
+    """A destination was full, and history was given up for it: what was read, and checked, is read once more."""
+    if damaged:
+        share_overflow_page(database)
+
+    def read_twice() -> None:
+        with in_place(database, beside=True) as source:
+            assert source is not None
+            assert len(list(islice(source.pieces, 8))) == 8
+            if damaged:
+                with pytest.raises(Corrupt, match="2nd reference to page"):
+                    b"".join(source.pieces)
+            else:
+                assert b"".join(source.pieces) == pristine
+            done.append(True)
+
+    done = list[bool]()
+    assert ended(read_twice)
+    assert done
 
 
 def test_reader_goes_on_alone_when_the_check_has_failed(
