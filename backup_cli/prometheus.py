@@ -34,6 +34,8 @@ HELP = {
     "destination_size_bytes": "The size of the whole destination.",
     "checked_timestamp_seconds": "When this was written.",
     "encrypted": "Whether the backup is encrypted.",
+    "key_slots": "How many key slots of an encrypted backup can be used: what opens it beside backup.key.",
+    "key_slots_damaged": "How many key slots of an encrypted backup cannot be used any more.",
     "info": "Always 1; the labels say which backup of which node this is.",
 }
 """All metrics, and what they mean. All are gauges, labelled with the backup's URL."""
@@ -100,6 +102,8 @@ def metrics(seen: Status, now: float) -> str:
         "destination_size_bytes": seen.total_bytes,
         "checked_timestamp_seconds": int(now),
         "encrypted": int(seen.encrypted),
+        "key_slots": seen.key_slots,
+        "key_slots_damaged": seen.key_slots_damaged,
     }
     labels = _labels(url=seen.url)
     text = "".join(_figure(name, labels, value) for name, value in figures.items() if value is not None)

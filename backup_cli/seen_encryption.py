@@ -9,15 +9,17 @@ from queue import Empty, Queue
 from typing import Any, NamedTuple
 
 from backends import backup_at, keyring
-from backends.errors import BackupError, Damaged, NotEncrypted
+from backends.errors import BackupError, Damaged, DamagedSlot, KeyNeeded, NotEncrypted
 from backends.log.backup import Backup
 from backends.log.format.keys import KeysDocument
 from backends.log.key_slots import read_keys, slots_in_words
 from backends.log.reader.opening import read_manifest
+from backends.log.slots_health import KeysCommand, SlotsHealth, health_of, health_of_unreadable
 from backends.members.survey import WITHIN
 from backends.members.urls import split_trailing
 from backends.storage.base import Storage
 from backends.storage.unreachable import is_silence, reaching
+from backends.text import shell_line
 from backup_cli.options import existing_backup, find_backup
 from backup_cli.waiting import answered, no_answer, note_silence, silence_of
 
@@ -174,11 +176,14 @@ class SeenSlots:
     document: KeysDocument | None
     failure: str | None = None
     """Why the slots cannot be read, as a sentence."""
+    health: SlotsHealth | None = None
+    """None if nobody can tell now."""
 
     def in_words(self) -> str:
         """The key and its slots, for a row of a table."""
         if self.document is None:
-            return f"with the key {self.key_id}; its slots cannot be read: {self.failure}"
+            why = f": {self.failure}" if self.health is None else ""  # otherwise it is a trouble, and told as one
+            return f"with the key {self.key_id}; its slots cannot be read{why}"
         return f"with the key {self.key_id}; {'; '.join(slots_in_words(self.document)) or 'it has NO key slot'}"
 
     def as_json(self) -> dict[str, Any]:
@@ -194,9 +199,17 @@ class SeenSlots:
         }
 
 
-def seen_slots(members: Sequence[Encrypted]) -> SeenSlots:
-    """The key slots of this backup. Raises nothing: they only inform."""
+def keys_command(*where: object) -> KeysCommand:
+    """The command `backup-cli keys` for this backup (its URLs, or --lightning-dir DIR), with an option."""
+    return lambda option: shell_line("backup-cli", "keys", option, *where)
+
+
+def seen_slots(members: Sequence[Encrypted], command: KeysCommand) -> SeenSlots:
+    """The key slots of this backup; `command` is what changes them. Raises nothing."""
+    first = members[0]
     try:
-        return SeenSlots(members[0].key_id, best_slots(members))
+        document = best_slots(members)
     except BackupError as error:
-        return SeenSlots(members[0].key_id, None, str(error))
+        lost = health_of_unreadable(error) if isinstance(error, KeyNeeded | DamagedSlot) else None
+        return SeenSlots(first.key_id, None, str(error), lost)
+    return SeenSlots(first.key_id, document, None, health_of(document, first.backup_id, first.key_id, command))

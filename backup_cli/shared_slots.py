@@ -1,7 +1,7 @@
 """The key slots of an encrypted backup at all its members: which document counts, and putting another in its place.
 
 The document is read again right before it is replaced, and replaced as a whole, also while the node runs: the plugin
-reads it only when it starts.
+writes it only if it is lost or damaged (plugin/slots_watch.py), and what a person has written last stays.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

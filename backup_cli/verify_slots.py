@@ -1,17 +1,11 @@
-"""Whether anything but backup.key opens an encrypted backup, for `verify`.
-
-All of its bytes may be whole, and yet nobody can restore it once the node's disk is gone. A running node reads the key
-slots only when it starts, so nobody else would notice for months.
-"""
+"""Whether anything but backup.key opens an encrypted backup, for `verify`."""
 
 from collections.abc import Sequence
 
-from backends import keyring
 from backends.errors import BackupError, DamagedSlot, KeyNeeded
-from backends.log.format.keys import KeysDocument
-from backends.text import shell_line
+from backends.log.slots_health import health_of, health_of_unreadable
 from backup_cli.console import warn
-from backup_cli.seen_encryption import Encrypted, best_slots
+from backup_cli.seen_encryption import Encrypted, best_slots, keys_command
 
 
 def warn_of_slots(members: Sequence[Encrypted]) -> bool:
@@ -22,44 +16,17 @@ def warn_of_slots(members: Sequence[Encrypted]) -> bool:
     """
     if not members:
         return False
+    first = members[0]
     try:
         document = best_slots(members)
+        health = health_of(document, first.backup_id, first.key_id, keys_command(first.url))
     except (KeyNeeded, DamagedSlot) as error:  # missing, or nothing in it can be read
-        warn(str(error))
-        return True
+        health = health_of_unreadable(error)
     except BackupError as error:
         warn(f"the key slots were not looked at: {error}")
         return False
-    return _warn_of(document, members[0])
-
-
-def _warn_of(document: KeysDocument, member: Encrypted) -> bool:
-    add = shell_line("backup-cli", "keys", "--add-passphrase", member.url)
-    if (document.backup_id, document.key_id) != (member.backup_id, member.key_id):
-        warn(
-            f"the file `keys` of this backup is another backup's, or was changed: nothing but backup.key opens this "
-            f"backup. Keep a copy of that file, and make new key slots: {add}"
-        )
-        return True
-    if not document.names and document.next == 1:
+    if health.trouble is not None:
+        warn(health.trouble.sentence)
+    elif not health.usable:
         warn("this backup has no key slot yet: until its node has started, nothing but backup.key opens it")
-        return False
-    if not document.slots:
-        warn(
-            "no key slot of this backup can be used, so nothing but backup.key opens it: if that file is lost with the "
-            f"node's machine, so is the backup. Nothing else is affected; make a new key slot: {add}"
-        )
-        return True
-    if document.lost:
-        numbers = " and ".join(map(str, document.damaged))
-        warn(
-            f"key slot {numbers} is damaged, and opens this backup no more; the others do. To replace it, add another "
-            f"one ({add}), and then remove what is damaged with --remove SLOT"
-        )
-    elif keyring.find(member.key_id) is not None and not document.authentic:
-        test = shell_line("backup-cli", "keys", "--test", member.url)
-        warn(
-            "the file `keys` of this backup was changed by somebody who does not have its key, so its key slots may "
-            f"open nothing. Try them: {test}"
-        )
-    return False
+    return health.closed

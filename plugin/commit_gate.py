@@ -16,6 +16,7 @@ from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.facts import Facts
 from backends.log.known_damage import KnownDamage
+from backends.log.slots_health import SlotsHealth
 from backends.log.writer.writer import Writer
 from backends.members.running import RunningMembers
 from backends.node.bring_back import bring_back
@@ -66,6 +67,8 @@ class CommitGate:
         self.compaction: Compaction | None = None
         self.members: RunningMembers | None = None
         """The members of a backup that has several, once it is open."""
+        self.slots_health: SlotsHealth | None = None
+        """What the maintenance thread has last seen of the key slots of an encrypted backup."""
         self.url, self._urls = "", tuple[str, ...]()
         self._commit_timeout = DEFAULT_COMMIT_TIMEOUT
         self.saved = False
@@ -250,6 +253,8 @@ class CommitGate:
         seen = self.writer.status(self.url)
         if self.members is not None:
             seen = status_with_members(seen, self.members)
+        if self.slots_health is not None:
+            seen = self.slots_health.added_to(seen)
         return {
             **seen.as_json(),
             "compaction_running": compaction is not None and compaction.running and not self.renewal.running,

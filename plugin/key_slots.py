@@ -50,7 +50,7 @@ def slots_at_start(directory: Path, storages: Mapping[str, Storage], key: DataKe
     Raises BackupError if there has never been a slot and none can be made: then the node must not go on, because
     nothing but backup.key would open its backup. If the slots were lost later, it goes on and says so.
     """
-    found, bad, why = _found(storages, key)
+    found, bad, why = found_slots(storages, key)
     if not found and not bad:
         if first or why is None:
             raise why or BackupError("no member of this backup has answered. Nothing was changed; start the node again")
@@ -59,21 +59,23 @@ def slots_at_start(directory: Path, storages: Mapping[str, Storage], key: DataKe
     best = max(found, key=rank, default=None)
     lines = [_unreadable(bad)] if bad else []
     if best is not None and best.lost:
-        lines.append(_damaged(best))
+        lines.append(damaged_slots(best))
     document = best or KeysDocument(key.backup_id, key.id)
-    if _is_due(document) and not _holds_secret(storages):
+    if is_due(document) and not holds_secret(storages):
         try:
-            document = with_hsm_slot(document, key, _derived(directory))
+            document = with_hsm_slot(document, key, derived_of(directory))
             lines.append(("info", f"a key slot was made: {HSM_SECRET} alone opens this backup from now on"))
         except BackupError as error:
             if not document.slots and (first or (best is not None and best.next == 1)):
                 raise _refused(directory, error) from error
-            lines.append(_still_to_do(directory, error, first, bool(document.slots)))
+            lines.append(still_to_do(directory, error, first, bool(document.slots)))
     differs = bool(bad) or any(each != document or not (each.intact or each.lost) for each in found)
     return Slots(document, differs and bool(document.slots), tuple(lines))
 
 
-def _found(storages: Mapping[str, Storage], key: DataKey) -> tuple[list[KeysDocument], list[str], BaseException | None]:
+def found_slots(
+    storages: Mapping[str, Storage], key: DataKey
+) -> tuple[list[KeysDocument], list[str], BaseException | None]:
     """The documents that are this key's; the names of the storages whose document is missing, damaged or another
     key's; and why another one could not be read."""
     questions = {name: lambda storage=storage: read_keys(storage) for name, storage in storages.items()}
@@ -84,7 +86,7 @@ def _found(storages: Mapping[str, Storage], key: DataKey) -> tuple[list[KeysDocu
     return list(own.values()), bad, next((error for error in failures.values() if error is not None), None)
 
 
-def _is_due(document: KeysDocument) -> bool:
+def is_due(document: KeysDocument) -> bool:
     """Whether a slot for hsm_secret is to be made: nothing opens the backup, or there has never been such a slot.
 
     Slots are numbered, and no number is used twice, so one that was removed has left a gap.
@@ -95,13 +97,13 @@ def _is_due(document: KeysDocument) -> bool:
     return not removed and all(name.kind != HsmSlot.kind for name in document.names)
 
 
-def _holds_secret(storages: Mapping[str, Storage]) -> bool:
+def holds_secret(storages: Mapping[str, Storage]) -> bool:
     """Whether hsm_secret itself is in the backup: then it is not what opens it."""
     answers, _ = ask_all({name: storage.names for name, storage in storages.items()}, READ_WITHIN)
     return any(HSM_SECRET in names for names in answers.values())
 
 
-def _derived(directory: Path) -> bytes:
+def derived_of(directory: Path) -> bytes:
     """What opens an hsm slot of this node. Raises BackupError."""
     path = directory / HSM_SECRET
     if needs_passphrase(path):
@@ -113,22 +115,22 @@ def _refused(directory: Path, error: BackupError) -> BackupError:
     return BackupError(
         f"this backup is encrypted and has no key slot yet, so nothing but backup.key in {directory} could open it; "
         f"and the slot for {HSM_SECRET} cannot be made: {error}. Nothing was committed and nothing was changed. Stop "
-        f"lightningd, make a slot by one of these, and start the node again: {_command(directory, '--add-hsm-secret')} "
-        f"(asks for the passphrase of {HSM_SECRET}), or: {_command(directory, '--add-passphrase')}"
+        f"lightningd, make a slot by one of these, and start the node again: {command(directory, '--add-hsm-secret')} "
+        f"(asks for the passphrase of {HSM_SECRET}), or: {command(directory, '--add-passphrase')}"
     )
 
 
-def _still_to_do(directory: Path, error: BackupError, first: bool, opened: bool) -> tuple[str, str]:
+def still_to_do(directory: Path, error: BackupError, first: bool, opened: bool) -> tuple[str, str]:
     """`opened`: another slot opens the backup."""
     if not opened:
         return "broken", (
             f"no key slot of this backup can be used any more, and none can be made for {HSM_SECRET} ({error}), so "
             f"nothing but backup.key in {directory} opens it. Every change is saved; copy that file to a safe place "
-            f"now, and make a new slot: {_command(directory, '--add-passphrase')}"
+            f"now, and make a new slot: {command(directory, '--add-passphrase')}"
         )
     return "unusual" if first else "info", (
         f"{HSM_SECRET} does not open this backup yet, only its passphrase does: the slot for {HSM_SECRET} could not be "
-        f"made ({error}). Changes are saved. To make it, run: {_command(directory, '--add-hsm-secret')}"
+        f"made ({error}). Changes are saved. To make it, run: {command(directory, '--add-hsm-secret')}"
     )
 
 
@@ -140,7 +142,7 @@ def _unreadable(bad: list[str]) -> tuple[str, str]:
     )
 
 
-def _damaged(document: KeysDocument) -> tuple[str, str]:
+def damaged_slots(document: KeysDocument) -> tuple[str, str]:
     numbers = " and ".join(str(number) for number in document.damaged)
     return "unusual", (
         f"key slot {numbers} of this backup is damaged, and opens it no more. Changes are saved, and the other slots "
@@ -149,5 +151,5 @@ def _damaged(document: KeysDocument) -> tuple[str, str]:
     )
 
 
-def _command(directory: Path, option: str) -> str:
+def command(directory: Path, option: str) -> str:
     return shell_line("backup-cli", "keys", option, "--lightning-dir", directory)

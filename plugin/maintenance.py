@@ -2,6 +2,7 @@
 
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from backends.log.status import low_space
 from backends.log.writer.writer import Writer
@@ -11,6 +12,9 @@ from plugin.commit_gate import CommitGate
 from plugin.member_reports import cannot_be_mended
 from plugin.member_watch import MemberWatch
 from plugin.scrub import Scrub
+
+if TYPE_CHECKING:
+    from plugin.slots_watch import SlotsWatch
 
 TICK = 0.2
 """Seconds; the preallocated space must last for one tick of the busiest node (1,000 changes a second make 70 kB)."""
@@ -38,6 +42,7 @@ class MaintenanceThread:
         self._next_look, self._low = 0.0, False
         self._watch = MemberWatch(gate.report)
         self._attachments = AttachmentWatch(gate.directory, gate.report)
+        self._slots: SlotsWatch | None = None
         self._scrub = Scrub(gate.directory, gate.report, self._damaged)
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
@@ -65,7 +70,7 @@ class MaintenanceThread:
                     self._gate.damage.tick(writer)
                     self._gate.compaction.tick(writer)
                     self._maintain_members()
-                    self._copy_attachments(writer)
+                    self._tend_small_files(writer)
             except Exception as error:  # whatever went wrong, this thread must go on
                 self._gate.report("unusual", f"maintenance: {error}")
 
@@ -73,10 +78,20 @@ class MaintenanceThread:
         if self._gate.members is not None:
             self._scrub.tick(tuple(self._gate.members.mirror.in_sync))
 
-    def _copy_attachments(self, writer: Writer) -> None:
+    def _tend_small_files(self, writer: Writer) -> None:
         """Not while a new snapshot is taken, or about to be: the commit that does it removes unfinished files."""
         if self._gate.saved and self._gate.damage.heal is None:
             self._attachments.tick(writer, self._gate.members)
+            if writer.manifest.key is not None:
+                self._look_at_key_slots(writer)
+
+    def _look_at_key_slots(self, writer: Writer) -> None:
+        if self._slots is None:
+            from plugin.slots_watch import SlotsWatch  # here, because a plain backup needs none of it
+
+            self._slots = SlotsWatch(self._gate.directory, self._gate.report)
+        self._slots.tick(writer, self._gate.members)
+        self._gate.slots_health = self._slots.health
 
     def _damaged(self, name: str, file: str, what: str) -> None:
         """The scrub has found a damaged file that it may not mend: the member is to be caught up from the others."""

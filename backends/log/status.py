@@ -42,6 +42,12 @@ class TroubleKind(Enum):
     """One of several destinations cannot be read now, so nobody can tell what it holds."""
     NEED_NOT_MET_SOON = "need_not_met_soon"
     """No more members are in sync than the node needs, so the next failure stops it; or there are already fewer."""
+    NO_KEY_SLOT = "no_key_slot"
+    """Nothing but `backup.key` opens this encrypted backup."""
+    KEY_SLOT_DAMAGED = "key_slot_damaged"
+    """A key slot opens the backup no more; others do."""
+    KEY_SLOTS_CHANGED = "key_slots_changed"
+    """Somebody without the key has written the file with the key slots, so they may open nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,10 @@ class Status:
     encrypted: bool = False
     key_id: str | None = None
     """The public name of the key that it is encrypted with; None if it is not encrypted."""
+    key_slots: int | None = None
+    """How many key slots can be used; None if the backup is not encrypted, or if nobody has read them."""
+    key_slots_damaged: int | None = None
+    """How many cannot be used any more; None as above."""
     history_generations: int = 0
     """How many generations are kept for their history."""
     history_bytes: int = 0

@@ -29,7 +29,7 @@ from backup_cli.old_age import doubt_of
 from backup_cli.options import existing_backup, existing_backup_as_owner, lightning_dir
 from backup_cli.pairing_text import finding
 from backup_cli.prometheus import metrics, unreadable
-from backup_cli.seen_encryption import SeenSlots, look_for_encryption, seen_slots
+from backup_cli.seen_encryption import Look, SeenSlots, keys_command, look_for_encryption, seen_slots
 from backup_cli.seen_members import SeenBackup, given_members, has_members, own_members
 from plugin.foresight import brings_forward
 
@@ -122,7 +122,16 @@ def _look(
         looked = _look_at_members(own_members(directory, settings), directory, prometheus)
     else:
         looked = _look_at_members(given_members(urls), directory, prometheus)
-    return replace(looked, slots=seen_slots(found.members) if found.members else None)
+    return _with_slots(looked, found, directory) if found.members else looked
+
+
+def _with_slots(looked: _Looked, found: Look, directory: Path | None) -> _Looked:
+    """The same, with the key slots of this encrypted backup, and what is wrong with them."""
+    whose = [member.url for member in found.members] if directory is None else ["--lightning-dir", directory]
+    slots = seen_slots(found.members, keys_command(*whose))
+    return replace(
+        looked, slots=slots, seen=looked.seen if slots.health is None else slots.health.added_to(looked.seen)
+    )
 
 
 def _look_at_one(url: str, backup: Backup, directory: Path | None, prometheus: bool) -> _Looked:

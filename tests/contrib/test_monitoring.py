@@ -23,8 +23,13 @@ from plugin.compaction import Compaction
 from tests.log.histories import backup_in, silent, source
 from tests.log.statuses import FINE
 
-ONLY_SOMETIMES = {"last_compaction_timestamp_seconds", "history_oldest_timestamp_seconds"}
-"""The metrics of a backup that FINE, which was never compacted and keeps no history, does not have."""
+ONLY_SOMETIMES = {
+    "last_compaction_timestamp_seconds",
+    "history_oldest_timestamp_seconds",
+    "key_slots",
+    "key_slots_damaged",
+}
+"""The metrics of a backup that FINE, which was never compacted, keeps no history and is plain, does not have."""
 
 EVERY_HELP = {**HELP, **HELP_OF_MEMBERS, **HELP_OF_A_MEMBER, **HELP_OF_A_COPY}
 MONITORING = Path(__file__).parents[2] / "contrib" / "monitoring"
