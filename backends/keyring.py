@@ -66,6 +66,12 @@ def demanded(backup_id: bytes) -> bool:
     return backup_id in _demanded
 
 
+def init_command() -> str:
+    """The command that makes a new backup in place of the one at hand: an encrypted one if that is encrypted, which
+    this process has a key of then."""
+    return "backup-cli init --encrypt" if _known else "backup-cli init"
+
+
 def forget() -> None:
     """Forget every key."""
     _known.clear()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from backends.keyring import init_command
 from backends.node.bring_back import bring_back
 from backends.node.directory import database_path
 from backends.node.hand_over import restore_command
@@ -36,12 +37,12 @@ def _whose(pairing: Pairing, url: str) -> tuple[str, str]:
         return "destination", (
             f"{url} holds the backup {backup.backup_id}, and {LOCK_FILE} expects another one: this one belongs to "
             "another node, or was recreated. The next start is refused. Put the right one back; if that is lost for "
-            "good, run: backup-cli init, with a new URL"
+            f"good, run: {init_command()}, with a new URL"
         )
     if pairing.identity is Identity.OTHER_NODE:
         return "destination", (
             f"the backup at {url} belongs to the node {backup.node_id}, and the database to "
-            f"{pairing.database.node_id}. Give this node a backup of its own: backup-cli init, with a new URL"
+            f"{pairing.database.node_id}. Give this node a backup of its own: {init_command()}, with a new URL"
         )
     return "version", taken_over(pairing, url)
 

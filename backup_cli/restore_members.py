@@ -13,6 +13,7 @@ import click
 from backends import backup_at
 from backends.base import Position
 from backends.errors import BackupError, Damaged, Unrestorable
+from backends.keyring import init_command
 from backends.log.backup import Backup
 from backends.log.format.members import MEMBERS, Member, OutOfSync
 from backends.log.format.records import time_now
@@ -94,8 +95,8 @@ class ReadMembers:
         if resume and not self.in_sync and self.seen[name].end is not None:
             raise BackupError(
                 "no member that was in sync can be read, so a node could not go on with this backup. Nothing was "
-                "restored; restore without --resume, then make a new backup for the node: backup-cli init, with new "
-                "URLs"
+                "restored; restore without --resume, then make a new backup for the node: "
+                f"{init_command()}, with new URLs"
             )
         say(f"Restoring from the member {name} (epoch {self.choice.newest.epoch.number})")
         return Source(self.urls[name], backup_at(self.urls[name]), self)
@@ -203,7 +204,7 @@ def source_at(urls: Sequence[str], without: Collection[str], resume: bool) -> So
         if resume:
             raise BackupError(
                 "without the other members, a node could not go on with this backup. Nothing was restored; restore "
-                "without --resume, then make a new backup for the node: backup-cli init, with new URLs"
+                f"without --resume, then make a new backup for the node: {init_command()}, with new URLs"
             ) from None
         return Source(url, backup)
 

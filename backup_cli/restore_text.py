@@ -6,6 +6,7 @@ from typing import Any
 
 from backends import backup_at
 from backends.errors import BackupError
+from backends.keyring import init_command
 from backends.log.format.documents import Kept
 from backends.log.status import Status
 from backends.node.directory import DATABASE
@@ -136,9 +137,11 @@ def tell_rules(
     elif target.name == DATABASE and (target.parent / LOCK_FILE).exists():
         say(f"  - {_lock_before(url, target.parent)}")
     elif older:
-        say("  - The restored node has no backup yet: run `backup-cli init` with a new URL.")
+        say(f"  - The restored node has no backup yet: run `{init_command()}` with a new URL.")
     else:
-        say("  - The restored node has no backup yet: run `backup-cli init` with a new URL, or restore with --resume.")
+        say(
+            f"  - The restored node has no backup yet: run `{init_command()}` with a new URL, or restore with --resume."
+        )
 
 
 def _lock_before(url: str, directory: Path) -> str:

@@ -9,6 +9,7 @@ from backends import backup_at
 from backends.base import Report
 from backends.commit_timeout import commit_timeout_of
 from backends.errors import BackupError
+from backends.keyring import init_command
 from backends.log.backup import Backup
 from backends.log.facts import Facts
 from backends.log.format.documents import Manifest
@@ -156,8 +157,8 @@ class SeveralMembers(Destination):
     def open_anew(self, report: Report, session: str) -> Writer:
         raise BackupError(
             "every member that holds the newest state is damaged, so none of them can mend the others. Nothing was "
-            "changed. Keep all of them, and make a new backup of this database in new directories: backup-cli init URL "
-            "URL"
+            "changed. Keep all of them, and make a new backup of this database in new directories: "
+            f"{init_command()} URL URL"
         )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from backends.base import LastWriter, Report, SnapshotSource
 from backends.change import ahead
 from backends.errors import BackupError, NotABackup, Unreachable
+from backends.keyring import init_command
 from backends.log.backup import Backup
 from backends.log.facts import Facts
 from backends.node.copied import may_have_gone_its_own_way
@@ -73,7 +74,7 @@ def _if_lost(directory: Path) -> str:
     except OSError:
         lives = False
     if lives:
-        return "if it is lost for good, make a new one: backup-cli init, with a new URL"
+        return f"if it is lost for good, make a new one: {init_command()}, with a new URL"
     return (
         "there is no database here, so only that backup can bring the node back: look for it on every disk, and run: "
         "backup-cli restore --resume URL DEST"
@@ -154,5 +155,5 @@ def check_source(directory: Path, place: str, node_id: str | None, source: Snaps
     if node_id is not None and source.node_id != node_id:
         raise BackupError(
             f"the database belongs to the node {source.node_id}, but the backup at {place} to "
-            f"{node_id}. Nothing was changed; give this node a backup of its own: backup-cli init"
+            f"{node_id}. Nothing was changed; give this node a backup of its own: {init_command()}"
         )

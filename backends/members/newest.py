@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from backends.base import Position
 from backends.errors import BackupError, Unreachable
+from backends.keyring import init_command
 from backends.log.format.members import Epoch, MembersDocument
 
 
@@ -79,7 +80,7 @@ def newest(seen: Sequence[SeenMember]) -> SeenMember:
         raise Unreachable(
             f"none of the members here that hold the newest state is whole ({damaged}). Nothing was changed; connect "
             "every other member, then try again. If there is none, and the node's own database is alive, keep every "
-            "disk and make a new backup of it in new directories: backup-cli init URL URL"
+            f"disk and make a new backup of it in new directories: {init_command()} URL URL"
         )
     # The longest log: a member in sync may be an old copy of itself, from earlier in the same epoch.
     return max(whole, key=lambda member: (member.end.sequence if member.end else 0, member in in_sync))

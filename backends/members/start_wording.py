@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from backends.keyring import init_command
 from backends.log.format.members import Member
 from backends.members.missing import Missing
 from backends.members.newest import SeenMember
@@ -33,8 +34,8 @@ class Wording:
         which = "it is" if len(names) == 1 else "all of them are"
         return (
             "Connect the right disks, then start the node again. Only if "
-            f"{which} lost for good, and this database is surely the newest, make a new backup: backup-cli init, with "
-            "a new URL"
+            f"{which} lost for good, and this database is surely the newest, make a new backup: {init_command()}, "
+            "with a new URL"
         )
 
     def _state(self, name: str) -> str:

@@ -10,6 +10,7 @@ import click
 from backends.change import ahead
 from backends.errors import BackupError, Damaged
 from backends.holder import COMMAND
+from backends.keyring import init_command
 from backends.log.backup import Backup
 from backends.log.reader.kept import KEEP_FOR
 from backends.log.writer.writer import Writer
@@ -164,8 +165,8 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
     if pairing.identity is Identity.OTHER_NODE:
         raise BackupError(
             f"the backup belongs to the node {pairing.backup.node_id}, and the database to "
-            f"{pairing.database.node_id}; nothing was changed. Give this node a backup of its own: backup-cli init, "
-            "with a new URL"
+            f"{pairing.database.node_id}; nothing was changed. Give this node a backup of its own: "
+            f"{init_command()}, with a new URL"
         )
     if pairing.database_surely_newest:
         return
@@ -284,12 +285,12 @@ def _identify(backup: Backup, settings: Settings) -> str:
             f"{error.what} in {error.file}: nothing in {backup.describe()} says which backup it is, so the node cannot "
             "go on with it. Nothing was changed; rename that directory, keep it, and create a new backup (which is "
             "refused if the database has lost changes): "
-            f"{shell_line('backup-cli', 'init', settings.url)}"
+            f"{init_command()} {shell_line(settings.url)}"
         ) from error
     if settings.backup_id is not None and settings.backup_id != found:
         raise BackupError(
             f"backup.lock expects the backup {settings.backup_id}, and {settings.url} holds {found}: that one belongs "
             "to another node, or was recreated. Nothing was changed; put the right one back. If that is lost for good, "
-            "create a new backup at another URL: backup-cli init URL"
+            f"create a new backup at another URL: {init_command()} URL"
         )
     return found

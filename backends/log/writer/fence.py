@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from backends.base import Position
 from backends.errors import BackupError, Fenced
+from backends.keyring import init_command
 from backends.log.format.documents import SESSION, Base, Manifest, Session
 from backends.log.format.records import time_now
 from backends.log.reader.opening import read_session
@@ -125,7 +126,7 @@ class WriterFence:
             raise Fenced(
                 f"the session marker in {self._storage.describe()} is gone: the backup was removed or replaced while "
                 "this node wrote to it. Nothing more is saved there; stop the node, and put the backup back; if it is "
-                "lost for good, make a new one: backup-cli init"
+                f"lost for good, make a new one: {init_command()}"
             )
         if there.writer != self.session.writer:
             if there.writer == self._before:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from backends.errors import BackupError, Fenced
+from backends.keyring import init_command
 from backends.log.format.documents import MANIFEST, Base, Manifest
 from backends.log.format.records import time_now
 from backends.log.reader.opening import read_manifest
@@ -90,7 +91,7 @@ class CurrentGeneration:
             raise Fenced(
                 f"the manifest in {place} is gone or overwritten: the backup was removed or replaced while this node "
                 "wrote to it. Nothing more is saved there; stop the node, and put the backup back; if it is lost for "
-                "good, make a new one: backup-cli init"
+                f"good, make a new one: {init_command()}"
             ) from None
         if there != self.manifest:
             raise Fenced(
