@@ -48,6 +48,11 @@ class Place(ABC):
             "dies, database and backup die together. Better use another disk, a USB stick or a NAS"
         ]
 
+    def opened_by_environment(self) -> tuple[str, ...]:
+        """The names of the environment variables of this process that open the place. Another process (the node's) may
+        lack them. Never their values; nobody is contacted."""
+        return ()
+
     def check_present(self) -> None:  # noqa: B027 (most places have nothing to add)
         """Raise a BackupError that says more than "there is no backup", where the place knows more."""
 

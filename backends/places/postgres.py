@@ -1,5 +1,6 @@
 """`postgres://`: a table in a PostgreSQL cluster, on other machines."""
 
+import os
 from pathlib import Path
 
 from backends.places.base import Place
@@ -8,6 +9,9 @@ from backends.storage.postgres.address import address_of
 from backends.storage.postgres.store import PostgresStore
 from backends.storage.unreachable import reaching
 from backends.urls import Destination
+
+_OPENING = ("PGPASSWORD", "PGPASSFILE", "PGSSLCERT", "PGSSLKEY")
+"""What libpq takes from the environment to prove who it is, or to find the file that does."""
 
 
 class PostgresPlace(Place):
@@ -27,6 +31,10 @@ class PostgresPlace(Place):
     def why_unwritable(self) -> str | None:
         with reaching(self._storage):
             return self._store.why_unwritable()
+
+    def opened_by_environment(self) -> tuple[str, ...]:
+        known = (*_OPENING, *(() if self._address.user else ("PGUSER",)))
+        return tuple(name for name in known if os.environ.get(name))
 
     def warnings(self, node_directory: Path) -> list[str]:
         found = super().warnings(node_directory)

@@ -9,6 +9,7 @@ from backends.places.base import Place
 from backends.storage.objects.storage import ObjectStorage
 from backends.storage.s3.bucket import S3, bucket_of
 from backends.storage.s3.cost import estimate
+from backends.storage.s3.environment import variables_used
 from backends.storage.s3.probe import probe, probe_again
 from backends.storage.s3.store import S3Store
 from backends.storage.unreachable import reaching
@@ -68,6 +69,9 @@ class BucketPlace(Place):
                 "there can read, change and repeat what is sent. Use https:// if the store has it"
             )
         return found
+
+    def opened_by_environment(self) -> tuple[str, ...]:
+        return variables_used(self._bucket)
 
     def durable_url(self, url: str) -> str:
         """With the endpoint, the region and the profile that the environment named: it may say something else, or

@@ -17,6 +17,7 @@ from backup_cli.checks.config import (
     check_owners,
     check_wallet,
 )
+from backup_cli.checks.environment import check_environment
 from backup_cli.checks.plugin import check_plugin
 from backup_cli.checks.secret import check_hsm_secret
 from backup_cli.console import show_line, show_row
@@ -73,6 +74,7 @@ def _hand_out(findings: list[Finding]) -> None:
 
 
 def _findings(directory: Path, conf: Path | None) -> Iterator[Finding]:
+    pid = None
     try:
         config = read_config(directory, conf)
     except BackupError as error:
@@ -86,4 +88,6 @@ def _findings(directory: Path, conf: Path | None) -> Iterator[Finding]:
         yield from check_hsm_secret(config)
         yield from check_owners(config)
         yield from check_notify(config)
+        pid = config.pid
+    yield from check_environment(directory, pid)
     yield from check_backup(directory)

@@ -15,7 +15,6 @@ from backends.holder import COMMAND
 from backends.legacy import LegacyBackup, legacy_path
 from backends.log.backup import Backup, StoreSlots
 from backends.members.strangers import ENCRYPT_AT_ONCE, encrypt_later
-from backends.members.where import place_warnings
 from backends.node.directory import database_path
 from backends.node.hand_over import hand_over
 from backends.node.pairing import NodeDatabase
@@ -38,6 +37,7 @@ from backup_cli.encrypting import Encrypt, encrypt_option, new_slots, refuse_ano
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.new_key import PLAIN, NewKey, check_new_ciphertext, key_handed_over
 from backup_cli.new_members import warn_of_strangers
+from backup_cli.node_environment import destination_warnings
 from backup_cli.options import (
     A_PATH,
     lock_steps,
@@ -171,7 +171,7 @@ def _import_for_node(task: _Import, directory: Path, consent: tuple[str, ...], d
                 with key_handed_over(directory, backup_id, key):
                     hand_over(directory, lasting, backup_id, position)
                     making.keep()
-    for line in place_warnings(url, backup.place, directory):
+    for line in destination_warnings(url, backup.place, directory):
         warn(line)
     _warn_of_strangers(task, encrypt_later(directory))
     if key is not None:

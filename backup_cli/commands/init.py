@@ -15,7 +15,6 @@ from backends.holder import COMMAND
 from backends.log.backup import Backup
 from backends.log.format.members import Member
 from backends.members.strangers import ENCRYPT_AT_ONCE, encrypt_later
-from backends.members.where import place_warnings
 from backends.node.directory import (
     DEFAULT_DIRECTORY,
     NETWORKS,
@@ -54,6 +53,7 @@ from backup_cli.new_members import (
     warn_of_strangers,
     would_copy,
 )
+from backup_cli.node_environment import destination_warnings
 from backup_cli.options import (
     copy_place,
     lightning_dir,
@@ -224,7 +224,7 @@ SLOW_COMMIT = 0.020
 
 def _tell_place(directory: Path, member: Member, backup: Backup) -> float:
     """Say what the destination is, and how long a commit takes there. Returns the latter in seconds."""
-    for line in place_warnings(member.url, backup.place, directory):
+    for line in destination_warnings(member.url, backup.place, directory):
         warn(line)
     at = f" at {member.name}" if member.name else ""
     for line in backup.place.about():

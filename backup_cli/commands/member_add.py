@@ -18,7 +18,6 @@ from backends.members.configuring import BEING_ADDED
 from backends.members.new_copy import publish_document
 from backends.members.strangers import encrypt_later
 from backends.members.urls import is_name, new_name, split_trailing
-from backends.members.where import place_warnings
 from backends.node.lockfile import Settings, write_settings
 from backends.node.members_note import remove_members_note
 from backends.node.writer_lock import WriterLock
@@ -31,6 +30,7 @@ from backup_cli.finding_keys import find_key
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.key_options import KeyOptions, key_options
 from backup_cli.new_members import copy_to, refuse_same_places, tell_members, warn_of_shared_fates, warn_of_strangers
+from backup_cli.node_environment import destination_warnings
 from backup_cli.options import lightning_dir, removed_on_failure
 from backup_cli.ownership import alone, take_over
 from backup_cli.seen_encryption import look_for_encryption
@@ -146,7 +146,7 @@ def _add(directory: Path, before: AtRest, new: Member) -> Settings:
 
 
 def _tell_place(directory: Path, target: Backup, new: Member) -> None:
-    for line in place_warnings(new.url, target.place, directory):
+    for line in destination_warnings(new.url, target.place, directory):
         warn(line)
     for line in target.place.about():
         say(f"Found at {new.name}: {line}")

@@ -71,7 +71,7 @@ def credentials_for(bucket: Bucket) -> Credentials:
     region, endpoint = region or found.get("region", ""), endpoint or found.get("endpoint_url", "")
     if not bucket.profile and os.environ.get("AWS_ACCESS_KEY_ID"):
         return Credentials(
-            "AWS_ACCESS_KEY_ID in the environment",
+            FROM_ENVIRONMENT,
             os.environ["AWS_ACCESS_KEY_ID"],
             os.environ.get("AWS_SECRET_ACCESS_KEY", ""),
             os.environ.get("AWS_SESSION_TOKEN", ""),
@@ -82,6 +82,8 @@ def credentials_for(bucket: Bucket) -> Credentials:
         return _from_profile(asked or "default", settings, region, endpoint, asked=bool(asked))
     return Credentials(_LIBRARY, region=region, endpoint=endpoint)
 
+
+FROM_ENVIRONMENT = "AWS_ACCESS_KEY_ID in the environment"
 
 _LIBRARY = "the role of this machine or container"
 
