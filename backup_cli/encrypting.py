@@ -6,9 +6,8 @@ one is given. What opens it is asked for before anything is made.
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -25,15 +24,16 @@ from backends.log.key_slots import (
     with_hsm_slot,
     with_passphrase,
 )
-from backends.node.hsm_secret import HSM_SECRET, Malformed, Verdict, check_secret, content_of, node_of_seed
-from backends.node.hsm_seed import WrongSeedPassphrase, needs_passphrase, read_seed
+from backends.node.hsm_secret import HSM_SECRET, Malformed, content_of
+from backends.node.hsm_seed import needs_passphrase
 from backends.node.hsm_slots import slot_secret
 from backends.node.key_file import KEY_FILE
 from backends.storage.base import Storage
 from backends.storage.unreachable import reaching
 from backends.text import printable
 from backup_cli.console import say, warn
-from backup_cli.key_options import KeyOptions, at_terminal, confirm, opened_by_typing, passphrase_from, typed
+from backup_cli.given_secret import refuse_anothers_secret, refuse_anothers_seed, seed_of
+from backup_cli.key_options import KeyOptions, at_terminal, confirm, passphrase_from, typed
 from backup_cli.options import A_PATH
 
 COST = DEFAULT_COST
@@ -191,30 +191,6 @@ def _secret_of(directory: Path | None, encrypt: Encrypt) -> Path | None:
     return path if os.path.lexists(path) else None
 
 
-def refuse_anothers_secret(path: Path | None, node_id: str | None) -> None:
-    """Raise BackupError if this hsm_secret is known to be another node's: it would be looked for in vain one day."""
-    if path is None or node_id is None:
-        return
-    checked = check_secret(path, node_id)
-    if checked.verdict is Verdict.DIFFERS:
-        raise _anothers(path, checked.made, checked.expected)
-
-
-def refuse_anothers_seed(path: Path, seed: bytes, node_id: str | None) -> None:
-    """The same for a secret that was read with its passphrase: only then can it be told whose it is."""
-    with suppress(ImportError):
-        if node_id is not None and node_of_seed(seed) != node_id:
-            raise _anothers(path, node_of_seed(seed), node_id)
-
-
-def _anothers(path: Path, made: str | None, expected: str | None) -> BackupError:
-    return BackupError(
-        f"{printable(path)} is another node's: it belongs to the node {made}, and the database to the node {expected}. "
-        "So it must not be what opens this node's backup. Nothing was changed; name the right one with --hsm-secret "
-        "FILE"
-    )
-
-
 def _nothing_opens() -> KeyNeeded:
     return KeyNeeded(
         f"there is no {HSM_SECRET} and no passphrase, so nothing but {KEY_FILE} would open the encrypted backup. "
@@ -274,27 +250,6 @@ def _derived(path: Path, passphrase: bytes | None, encrypt: Encrypt, node_id: st
         return None
     refuse_anothers_seed(path, seed, node_id)
     return slot_secret(seed)
-
-
-def seed_of(path: Path, passphrase: bytes | None) -> bytes:
-    """The secret at `path`, with this passphrase if it needs one, or else one that is asked for. Raises BackupError."""
-    if not needs_passphrase(path):
-        return read_seed(path)
-    if passphrase is not None:
-        try:
-            return read_seed(path, passphrase)
-        except WrongSeedPassphrase:
-            if not at_terminal():
-                raise
-            say(f"The passphrase in the file is not that of {printable(path)}")
-    return asked_seed(path)
-
-
-def asked_seed(path: Path) -> bytes:
-    """The secret at `path`, with its passphrase, which is asked for at the terminal. Raises BackupError."""
-    if not at_terminal():
-        return read_seed(path)
-    return opened_by_typing(f"Passphrase of {printable(path)}", partial(read_seed, path), WrongSeedPassphrase)
 
 
 def _offered(directory: Path | None, may_wait: bool) -> bytes | None:

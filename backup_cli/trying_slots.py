@@ -14,7 +14,7 @@ from backends.node.hsm_slots import open_with_seed
 from backends.node.key_file import KEY_FILE, read_key
 from backends.text import printable
 from backup_cli.console import say
-from backup_cli.encrypting import asked_seed
+from backup_cli.given_secret import asked_seed
 from backup_cli.key_options import KeyOptions, at_terminal, passphrase_from, typed
 
 

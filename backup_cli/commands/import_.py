@@ -33,8 +33,9 @@ from backup_cli.consent.newest import demand_newest, discard_newer
 from backup_cli.consent.schema import accept_schema, demand_known_schema
 from backup_cli.console import moment, progress, say, show_line, show_whole, size, warn
 from backup_cli.dry_run import dry_run_option, held, tell_steps
-from backup_cli.encrypting import Encrypt, encrypt_option, new_slots, refuse_anothers_secret, would_open
+from backup_cli.encrypting import Encrypt, encrypt_option, new_slots, would_open
 from backup_cli.for_programs import hand_out_result, json_option
+from backup_cli.given_secret import refuse_anothers_secret
 from backup_cli.new_key import PLAIN, NewKey, check_new_ciphertext, key_handed_over
 from backup_cli.new_members import warn_of_strangers
 from backup_cli.node_environment import destination_warnings

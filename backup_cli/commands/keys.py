@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -10,7 +9,7 @@ from backends import backup_at
 from backends.errors import BackupError, KeyNeeded
 from backends.keyring import DataKey
 from backends.log.format.attachments import Attachment
-from backends.log.format.keys import HsmSlot, KeysDocument
+from backends.log.format.keys import KeysDocument
 from backends.log.key_slots import with_hsm_slot, with_passphrase, without
 from backends.node.directory import DEFAULT_DIRECTORY
 from backends.node.hsm_secret import HSM_SECRET
@@ -19,18 +18,18 @@ from backends.node.key_file import KEY_FILE, earlier_key, read_key, write_key
 from backends.node.lockfile import LOCK_FILE, read_settings
 from backends.system.interrupts import ignored
 from backends.text import printable
-from backends.times import moment
 from backup_cli import as_owner, encrypting
 from backup_cli.completing import offered_urls
-from backup_cli.console import say, show_line, warn
+from backup_cli.console import say, warn
 from backup_cli.dry_run import dry_run_option, tell_steps
-from backup_cli.encrypting import refuse_anothers_secret, refuse_anothers_seed, seed_of
 from backup_cli.finding_keys import find_key
 from backup_cli.for_programs import hand_out_result, json_option
+from backup_cli.given_secret import refuse_anothers_secret, refuse_anothers_seed, seed_of
 from backup_cli.key_options import KeyOptions, at_terminal, key_options, passphrase_from
 from backup_cli.options import A_PATH
 from backup_cli.shared_slots import SharedSlots
-from backup_cli.trying_slots import State, Tried, try_slots, untried
+from backup_cli.slots_listing import show_slots, slots_document
+from backup_cli.trying_slots import State, try_slots, untried
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +129,10 @@ def _list(context: click.Context, task: _Task, test: bool) -> None:
     for trouble in tried.troubles:
         warn(trouble)
     if task.as_json:
-        result = _as_json(task, document, tried)
+        result = slots_document(task.urls, task.shared, document, tried)
         hand_out_result({**result, "ok": not tried.troubles} if test else result)
     else:
-        _show(task, document, tried)
+        show_slots(task.urls, task.shared, document, tried)
     if tried.troubles:
         context.exit(3 if document.lost else 1)
     if test and State.OPENS not in tried.states.values():
@@ -144,43 +143,6 @@ def _list(context: click.Context, task: _Task, test: bool) -> None:
 def _secret_in(directory: Path | None) -> Path | None:
     path = None if directory is None else directory / HSM_SECRET
     return path if path is not None and (path.is_symlink() or path.exists()) else None
-
-
-_WORDS = {
-    State.OPENS: "opens",
-    State.DOES_NOT_OPEN: "does not open",
-    State.DAMAGED: "DAMAGED",
-    State.NOT_TRIED: "not tried",
-}
-
-
-def _show(task: _Task, document: KeysDocument, tried: Tried) -> None:
-    show_line(f"backup  {' and '.join(task.urls)} ({document.backup_id.hex()})")
-    show_line(f"key     {task.shared.members[0].key_id}")
-    made = {slot.number: f"made {moment(slot.created, '%Y-%m-%d %H:%M')}" for slot in document.slots}
-    for number, kind in document.names:
-        what = HSM_SECRET if kind == HsmSlot.kind else "passphrase"
-        show_line(f"slot {number}  {what:10}  {made.get(number, 'time unknown'):21}  {_WORDS[tried.states[number]]}")
-    if not document.names:
-        show_line("no key slot: nothing but backup.key opens this backup. To add one: backup-cli keys --add-passphrase")
-    if tried.backup_key is not None:
-        show_line(tried.backup_key)
-
-
-def _as_json(task: _Task, document: KeysDocument, tried: Tried | None = None) -> dict[str, Any]:
-    states = (tried or untried(document)).states
-    created = {slot.number: slot.created for slot in document.slots}
-    result: dict[str, Any] = {
-        "urls": list(task.urls),
-        "unreachable": list(task.shared.away),
-        "backup_id": document.backup_id.hex(),
-        "key_id": document.key_id,
-        "slots": [
-            {"number": number, "kind": kind, "created": created.get(number), "state": states[number].value}
-            for number, kind in document.names
-        ],
-    }
-    return result if tried is None or tried.backup_key is None else {**result, "backup_key": tried.backup_key}
 
 
 # Changing
@@ -278,7 +240,7 @@ def _at(task: _Task) -> list[str]:
 
 def _tell(task: _Task, document: KeysDocument, what: str) -> None:
     if task.as_json:
-        hand_out_result(_as_json(task, document))
+        hand_out_result(slots_document(task.urls, task.shared, document))
         return
     say(f"{what}.")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from backends.node import hsm_seed
-from backup_cli import encrypting, key_options
+from backup_cli import given_secret, key_options
 from tests.cli.made_encrypted import PASSPHRASE, kinds, with_secret
 from tests.end_to_end.world import World
 from tests.members.world import eventually
@@ -148,8 +148,8 @@ def locked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
             raise hsm_seed.WrongSeedPassphrase("wrong")
         return bytes(range(32))
 
-    monkeypatch.setattr(encrypting, "needs_passphrase", lambda _: True)
-    monkeypatch.setattr(encrypting, "read_seed", read_seed)
+    monkeypatch.setattr(given_secret, "needs_passphrase", lambda _: True)
+    monkeypatch.setattr(given_secret, "read_seed", read_seed)
     return path
 
 
@@ -164,21 +164,21 @@ def test_passphrase_of_hsm_secret_may_be_mistyped_twice(
         questions.append(question)
         return next(answers).encode()
 
-    monkeypatch.setattr(encrypting, "at_terminal", lambda: True)
+    monkeypatch.setattr(given_secret, "at_terminal", lambda: True)
     monkeypatch.setattr(key_options, "typed", answer)
     if typed[-1] == PASSPHRASE:
-        assert encrypting.seed_of(locked, None) == bytes(range(32))
+        assert given_secret.seed_of(locked, None) == bytes(range(32))
     else:
         with pytest.raises(hsm_seed.WrongSeedPassphrase):
-            encrypting.seed_of(locked, None)
+            given_secret.seed_of(locked, None)
     assert len(questions) == asked
 
 
 def test_passphrase_file_that_opens_hsm_secret_asks_for_nothing(locked: Path) -> None:
-    assert encrypting.seed_of(locked, PASSPHRASE.encode()) == bytes(range(32))
+    assert given_secret.seed_of(locked, PASSPHRASE.encode()) == bytes(range(32))
 
 
 def test_hsm_secret_whose_passphrase_nobody_can_type_needs_one(locked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encrypting, "at_terminal", lambda: False)
+    monkeypatch.setattr(given_secret, "at_terminal", lambda: False)
     with pytest.raises(hsm_seed.SeedNeedsPassphrase):
-        encrypting.seed_of(locked, None)
+        given_secret.seed_of(locked, None)
