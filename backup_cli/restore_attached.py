@@ -163,9 +163,28 @@ def about_emergency(directory: Path, files: Sequence[PutBack]) -> list[str]:
 
 def secret_is_stored(url: str, backup: Backup) -> bool:
     """Whether the backup holds `hsm_secret`, be it readable or not."""
+    return bool(_is_stored(Attachment.SECRET, url, backup))
+
+
+def about_emergency_elsewhere(url: str, backup: Backup) -> str:
+    """What became of `emergency.recover` where the database is not put into a node's directory, as a line."""
+    stored = _is_stored(Attachment.EMERGENCY, url, backup)
+    name = Attachment.EMERGENCY.value
+    if stored is None:
+        return f"{name} was not restored here; nobody can tell now whether this backup holds it."
+    if not stored:
+        return f"{name} is not in this backup; {WITHOUT_IT[Attachment.EMERGENCY]}."
+    return (
+        f"{name} is in this backup, but was not restored here: it is put only beside a database that is restored as "
+        f"{DATABASE}, with the node's network directory as DEST."
+    )
+
+
+def _is_stored(which: Attachment, url: str, backup: Backup) -> bool | None:
+    """Whether the backup holds the file, be it readable or not; None if that cannot be told."""
     with suppress(BackupError, OSError):  # the backup has just gone
-        return Attachment.SECRET.value in answered(url, backup.storage.names)
-    return False
+        return which.value in answered(url, backup.storage.names)
+    return None
 
 
 def files_document(files: Sequence[PutBack]) -> dict[str, str | None]:

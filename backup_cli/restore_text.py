@@ -7,6 +7,7 @@ from typing import Any
 from backends import backup_at
 from backends.errors import BackupError
 from backends.keyring import init_command
+from backends.log.backup import Backup
 from backends.log.format.documents import Kept
 from backends.log.status import Status
 from backends.node.directory import DATABASE
@@ -18,7 +19,7 @@ from backends.text import counted
 from backup_cli.console import moment, moment_ago, say, say_row, size, warn
 from backup_cli.findings import Finding, Level
 from backup_cli.pairing_text import finding
-from backup_cli.restore_attached import PutBack, about_emergency, files_document, files_line
+from backup_cli.restore_attached import PutBack, about_emergency, about_emergency_elsewhere, files_document, files_line
 from backup_cli.secret_text import about_secret, warn_of_secret
 from backup_cli.seen_members import newest_url
 from backup_cli.waiting import answered
@@ -113,9 +114,14 @@ def tell_rules(
     older: bool,
     *,
     secret_is_stored: bool,
+    restored: Backup | None = None,
 ) -> None:
     """Say what must be done or known before lightningd is started. `node_id` is the restored node's; `files` is what
-    became of the files beside the database, empty if that is not in a node's directory."""
+    became of the files beside the database, empty if that is not in a node's directory. Then `restored`, the backup at
+    `url`, is asked what it holds of them."""
+    emergency = about_emergency(target.parent, files)
+    if restored is not None and not files:
+        emergency = [about_emergency_elsewhere(url, restored)]
     secret = warn_of_secret(target.parent, node_id, "the restored database")
     if files:
         say(files_line(target.parent, files))
@@ -123,7 +129,7 @@ def tell_rules(
         "",
         "Before you start lightningd:",
         f"  - {about_secret(target.parent, secret, secret_is_stored)}",
-        *(f"  - {line}" for line in about_emergency(target.parent, files)),
+        *(f"  - {line}" for line in emergency),
         "  - The old node must never run again: two nodes with the same keys lose money. Unplug its disk; keep it.",
         "  - Never start from an older copy than this one: a peer may punish it and take everything.",
     )

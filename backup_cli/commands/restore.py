@@ -169,6 +169,7 @@ def _tell_after(order: Order, rebuilt: Rebuilt, files: list[PutBack]) -> None:
         resume,
         order.legacy is not None,
         secret_is_stored=backup is not None and secret_is_stored(order.url, backup),
+        restored=backup,
     )
     if resume and backup is not None:
         _warn_if_closed(backup)

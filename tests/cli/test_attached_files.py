@@ -133,8 +133,12 @@ def test_restore_to_another_file_puts_nothing_beside_it(kept: World, place: Path
     said = restore(kept, place / "my.sqlite3")
     assert [path.name for path in place.iterdir()] == ["my.sqlite3"]
     assert "hsm_secret belongs next to the database: it is in this backup, but was not restored here" in said.text
+    assert "emergency.recover is in this backup, but was not restored here" in said.text
     assert restore(kept, place, "--to-version", "3", "--not-for-a-node").code == 0
     assert not (place / EMERGENCY).exists(), "an old state is for looking at only"
+    (kept.backup / EMERGENCY).unlink()
+    said = restore(kept, place / "another.sqlite3")
+    assert "emergency.recover is not in this backup; without it only the last resort is missing" in said.text
 
 
 def test_dry_run_of_restore_tells_what_would_be_put_back_left_and_missing(kept: World, place: Path) -> None:
