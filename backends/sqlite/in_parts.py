@@ -50,6 +50,10 @@ _MAX_INDEXES = 3
 """A table is not divided if that has SQLite look at more bytes of its indexes than this, times the table's own. Then
 there is so little memory that the indexes do not stay there."""
 
+_MAX_TABLES = 500
+"""Each is checked over a connection of its own, which reads the whole schema: the time grows with their square. A node
+has about a hundred."""
+
 _MANY = 200
 """Faults. SQLite ends a check after 100."""
 
@@ -101,8 +105,8 @@ def _proven(connection: apsw.Connection, found: Sparing, how: _How) -> bool:
             run(connection, "ROLLBACK")
     except apsw.InterruptError:
         raise
-    except (Unexpected, NotDivisible, Tangled, Discrepancy, apsw.Error, OSError, UnicodeDecodeError):
-        return False
+    except (Unexpected, NotDivisible, Tangled, Discrepancy, apsw.Error, OSError, UnicodeDecodeError, MemoryError):
+        return False  # what is noted of the pages here may need more memory than SQLite alone
     return True
 
 
@@ -116,6 +120,8 @@ class _Check:
         self._inner = 0
         """How many inner pages of tables there were so far."""
         self._tables = tables_of(connection)
+        if len(self._tables) > _MAX_TABLES:
+            raise Unexpected
 
     def run(self) -> None:
         """Raises Unexpected, NotDivisible, Discrepancy or apsw.Error unless the database is whole; OSError."""

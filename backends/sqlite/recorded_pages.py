@@ -37,7 +37,8 @@ def database_pages(descriptor: int) -> Pages:
     size = int.from_bytes(header[16:18], "big")
     size = 1 << 16 if size == 1 else size
     count = int.from_bytes(header[28:32], "big")
-    moves_pages = any(header[52:56])  # auto-vacuum, which keeps further pages about the others
+    # Auto-vacuum keeps further pages about the others. Of the second field, only the check in one go tells a fault.
+    moves_pages = any(header[52:56]) or any(header[64:68])
     if len(header) < 100 or not header.startswith(MAGIC) or in_wal_mode(header) or moves_pages:
         raise Unexpected
     if size < 512 or count * size != length:

@@ -191,6 +191,13 @@ def invent_index_entry(path: Path) -> None:
     with_index_as_before(path, "by_state", "DELETE FROM one WHERE id = 50")
 
 
+def vacuum_in_steps_but_not_at_all(path: Path) -> None:
+    """The header says that auto-vacuum works in steps, and that there is none."""
+    data = Bytes(path)
+    data.page(1)[67] = 1
+    data.save()
+
+
 def null_where_none_may_be(path: Path) -> None:
     with closing(apsw.Connection(str(path))) as connection:
         execute(connection, "PRAGMA writable_schema = ON")
@@ -209,6 +216,7 @@ DAMAGES = [
     share_overflow_page,
     forget_index_entry,
     invent_index_entry,
+    vacuum_in_steps_but_not_at_all,
     null_where_none_may_be,
 ]
 

@@ -12,6 +12,7 @@ from backends.sqlite.checked_tables import Table
 from backends.sqlite.connection import READ_ONLY, connect, integrity_errors
 from backends.sqlite.foreign_keys import ForeignKeys, foreign_key_violations
 from backends.sqlite.in_parts import whole_errors
+from backends.sqlite.page_ledger import PageLedger
 from backends.sqlite.recorded_pages import database_pages
 from backends.sqlite.sparing import opened_sparingly
 from backends.sqlite.table_tree import Lower, NotDivisible, Part, key, table_tree
@@ -217,6 +218,25 @@ def test_database_of_another_kind_is_checked_in_one_go(database: Path, in_one_go
     with closing(apsw.Connection(str(database))) as connection:
         execute(connection, f"PRAGMA {pragma}", "DELETE FROM keyed" if "WAL" in pragma else "VACUUM")
         assert found(database) is None
+    assert in_one_go
+
+
+def test_database_with_very_many_tables_is_checked_in_one_go(database: Path, in_one_go: list[None]) -> None:
+    """In parts, that would take minutes."""
+    with closing(apsw.Connection(str(database))) as connection:
+        execute(connection, "BEGIN", *(f"CREATE TABLE t{i} (x)" for i in range(500)), "COMMIT")
+    assert found(database) is None
+    assert in_one_go
+
+
+def test_database_is_checked_in_one_go_if_memory_for_the_parts_is_missing(
+    database: Path, in_one_go: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def use(self: PageLedger, bits: int) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(PageLedger, "use", use)
+    assert found(database) is None
     assert in_one_go
 
 

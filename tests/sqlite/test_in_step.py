@@ -1,7 +1,8 @@
 """A check and a reader of one file, in step: neither gets far ahead, and neither waits for one that has ended."""
 
+import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from backends import backup_at
 from backends.base import SnapshotSource
 from backends.change import Change
-from backends.compaction import compact
+from backends.compaction import checked_pieces, compact
 from backends.compaction.compact import compact_log
+from backends.errors import BackupError
 from backends.log.reader.snapshot import PIECE
 from backends.sqlite import in_parts, sparing
 from backends.sqlite.checked_tables import Table
@@ -235,3 +237,23 @@ def test_compaction_of_what_is_no_database_fails_as_with_enough_memory(
     monkeypatch.setattr(compact, "rebuild", rotten)
     with pytest.raises(ReplayFailed, match="the snapshot in this backup is not an intact database"):
         compact_log(backup_at(url).storage, tmp_path, leave_out=2)
+
+
+@pytest.mark.parametrize(("room", "reader"), [(None, "file_pieces"), (ROOM, "pieces_in_step")])
+def test_compaction_says_that_the_rebuilt_database_cannot_be_read(
+    tmp_path: Path, pristine: bytes, monkeypatch: pytest.MonkeyPatch, room: int | None, reader: str
+) -> None:
+    """And not that the destination fails. What was written is removed."""
+    read = getattr(checked_pieces, reader)
+
+    def failing(*args: object) -> Iterator[bytes]:
+        yield from islice(read(*args), 3)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(sparing, "room_for_pages", lambda: room)
+    monkeypatch.setattr(checked_pieces, reader, failing)
+    storage = backup_at(logged(tmp_path, pristine)).storage
+    before = sorted(storage.names())
+    with pytest.raises(BackupError, match=r"compacted.sqlite3 could not be read: Input/output error; nothing was repl"):
+        compact_log(storage, tmp_path, leave_out=2)
+    assert sorted(storage.names()) == before
