@@ -90,9 +90,23 @@ def _started(words: list[str], locks: tuple[Path, ...]) -> "subprocess.Popen[str
         while process.poll() is None:
             if any(_names(lock, process.pid) for lock in locks):
                 process.send_signal(signal.SIGSTOP)
-                return process
+                os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+                if any(_holds(lock, process.pid) for lock in locks):
+                    return process
+                process.send_signal(signal.SIGCONT)  # it had let the lock go again before it stopped
+                process.wait(60)
         assert process.returncode == 0, process.communicate()
     raise AssertionError("it was always too fast")
+
+
+def _holds(lock: Path, pid: int) -> bool:
+    """Whether the kernel knows this file as locked by that process."""
+    try:
+        inode = lock.stat().st_ino
+    except FileNotFoundError:
+        return False
+    held = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" not in line]
+    return any((words[4], words[5].rpartition(":")[2]) == (str(pid), str(inode)) for words in held)
 
 
 def _names(lock: Path, pid: int) -> bool:
