@@ -39,6 +39,9 @@ COSTLY_PAUSE = 5.0
 LOOK_EVERY = 60.0
 """Seconds after which a member that trails is looked at although nothing was written."""
 
+COSTLY_LOOK_EVERY = 3600.0
+"""The same where each request is paid for: a look a minute was 1.3 million requests a month, for nothing."""
+
 RETRY = (1.0, 2.0, 5.0, 10.0)
 """Seconds to wait before a member that failed is tried again, after the first failure, the second, and so on."""
 
@@ -183,7 +186,8 @@ class CatchingUp:
         host, mirror = self.host, self.host.mirror
         if self.member.trailing and self._holds == self._state() and time.monotonic() < self._look_again:
             return False  # nothing has happened, and a far member is spared
-        state, self._look_again = self._state(), time.monotonic() + LOOK_EVERY
+        look_every = COSTLY_LOOK_EVERY if self.storage.costly else LOOK_EVERY
+        state, self._look_again = self._state(), time.monotonic() + look_every
         self._prepare()
         seen, epoch, position = mirror.changes, host.epochs.note.epoch, host.position()
         quiet = not mirror.unfinished

@@ -1,14 +1,19 @@
 """The member that another one is caught up from is damaged: it is caught up from the next one."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from backends.members.catching_up import CatchingUp
+import pytest
+
+from backends.members.catching_up import COSTLY_LOOK_EVERY, LOOK_EVERY, CatchingUp
 from backends.members.examine import Obstacle
 from backends.members.opening import Members
 from backends.members.running import RunningMembers
 from backends.node.lockfile import read_settings
+from backends.storage.local import LocalStorage
 from tests.log.histories import changes, silent
 from tests.members.copies import Copies
 from tests.members.test_fenced import NoEvents
@@ -95,3 +100,30 @@ def test_nothing_is_copied_while_all_sources_are_damaged(tmp_path: Path) -> None
         [left] = running.mirror.in_sync
         assert told.obstacles == [(Obstacle.SOURCE_DAMAGED, (left,))]
         assert next(copies.path("stick").glob("snapshot-*")).read_bytes() == kept
+
+
+@pytest.mark.parametrize(("costly", "looks_every"), [(False, LOOK_EVERY), (True, COSTLY_LOOK_EVERY)])
+def test_member_that_trails_is_left_alone_while_nothing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, costly: bool, looks_every: float
+) -> None:
+    """A bucket was looked at each minute, with thirty requests, which are paid for."""
+    monkeypatch.setattr(LocalStorage, "costly", costly)
+    with without_stick(tmp_path, Told()) as (_, running):
+        stick = CatchingUp(replace(running.member("stick"), trailing=True), running.places["stick"], running)
+        for _ in range(3):
+            assert stick.turn() is False
+        passes = list[CatchingUp]()
+
+        def noted(catching_up: CatchingUp) -> int:
+            passes.append(catching_up)
+            return 0
+
+        monkeypatch.setattr(CatchingUp, "_pass", noted)
+        now = time.monotonic()
+        with monkeypatch.context() as later:
+            later.setattr(time, "monotonic", lambda: now + looks_every - 5)
+            assert stick.turn() is False
+            assert passes == []
+            later.setattr(time, "monotonic", lambda: now + looks_every + 5)
+            assert stick.turn() is False
+            assert passes == [stick]
