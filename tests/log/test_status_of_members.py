@@ -34,7 +34,7 @@ def test_status_of_one_destination_says_nothing_about_members() -> None:
         *("health", "url", "backup_id", "node_id", "data_version", "last_change", "records", "generation"),
         *("generation_begun", "generation_reason", "last_compaction", "snapshot_bytes", "segment_bytes"),
         *("free_bytes", "total_bytes", "damaged", "troubles", "known_damage", "encrypted", "key_id"),
-        *("history_generations", "history_bytes", "history_oldest", "trouble_kinds"),
+        *("key_slots", "key_slots_damaged", "history_generations", "history_bytes", "history_oldest", "trouble_kinds"),
     ]
 
 
