@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.segments import play_past_a_segment
 from tests.end_to_end.test_compaction import incompressible as replaced
 from tests.end_to_end.tracing import NOISE, Syscall, Trace, in_backup
 from tests.end_to_end.world import PLUGIN, World, command, snapshots_taken, spawned
@@ -149,9 +150,7 @@ def test_change_of_segment_uses_a_file_that_was_durable_before(lived: World, his
     """Nine MiB that cannot be compressed, so that the writer moves on to the segment that was preallocated."""
     trace = Trace(lived.root, PLUGIN)
     with lived.node(command=trace.command) as node:
-        node.play([incompressible(history, 1 << 20) for _ in range(6)])
-        node.wire.listen(1.0)
-        node.play([incompressible(history, 1 << 20) for _ in range(3)])
+        play_past_a_segment(lived, node, [incompressible(history, 1 << 20) for _ in range(9)])
     threads = trace.threads()
     assert [Order().follow(thread, lived.backup).faults for thread in threads] == [[] for _ in threads]
     assert "segment-00000002" in [name for thread in threads for name in published(thread, lived)]
@@ -186,7 +185,9 @@ def test_new_generation_is_durable_before_the_manifest_names_it(lived: World, hi
 @pytest.mark.parametrize("act", ["compact", "resync"])
 def test_compact_and_resync_make_all_durable_before_publishing(lived: World, act: str) -> None:
     history = History(lived.version)
-    lived.run([*(replaced(history, 1 << 20) for _ in range(9)), *history.notes(20)])  # more than a segment
+    with lived.node() as node:
+        play_past_a_segment(lived, node, [replaced(history, 1 << 20) for _ in range(9)])
+        node.play(history.notes(20))
     words = ["compact", lived.url] if act == "compact" else ["resync", "--lightning-dir", lived.directory]
     trace = Trace(lived.root, command(*words))
     assert spawned(*trace.command).code == 0

@@ -15,6 +15,7 @@ import pytest
 from backends.log.known_damage import DAMAGE, found_now, write_damage
 from backends.storage.local import LocalStorage
 from plugin.notify import NOTIFY_FILE
+from tests.end_to_end.segments import play_past_a_segment
 from tests.end_to_end.test_compaction import begun, ended, incompressible, wait
 from tests.end_to_end.world import Said, World, backup_cli, said_at, snapshots_taken, tree
 from tests.fake_lightningd import Call, History, Moment, Node
@@ -260,7 +261,7 @@ def test_damage_found_by_a_command_is_noted_and_healed_by_resync(
     lived: World, history: History, by: str, find: Callable[[World], Said]
 ) -> None:
     with lived.node() as node:  # more than a segment, so that a compaction would gain something
-        node.play(incompressible(history, 1 << 20) for _ in range(9))
+        play_past_a_segment(lived, node, [incompressible(history, 1 << 20) for _ in range(9)])
     stopped(lived, history)
     assert find(lived).code == 3
     assert_known(lived, by)

@@ -56,13 +56,16 @@ class Trace:
     def __init__(self, directory: Path, command: Sequence[str]) -> None:
         if shutil.which("strace") is None or subprocess.run(["strace", "true"], capture_output=True).returncode:
             pytest.skip("there is no strace, or processes may not be traced here")
-        self._prefix = directory / "strace"
+        self._prefix, self._program = directory / "strace", str(command[0])
         self.command = ["strace", "-ff", "-qq", "-y", "-s", "120", "-o", str(self._prefix), *command]
 
     def threads(self) -> list[list[Syscall]]:
         """What each thread did, the first thread first; after the command's end."""
-        files = sorted(self._prefix.parent.glob(f"{self._prefix.name}.*"), key=lambda path: int(path.suffix[1:]))
-        return [_parsed(file.read_text(errors="replace")) for file in files]
+        files = {int(path.suffix[1:]): path for path in self._prefix.parent.glob(f"{self._prefix.name}.*")}
+        read = {number: path.read_text(errors="replace") for number, path in files.items()}
+        [first] = [number for number, text in read.items() if text.startswith(f'execve("{self._program}"')]
+        # The kernel's numbers begin anew after the largest: then the first thread's is not the smallest.
+        return [_parsed(read[number]) for number in sorted(read, key=lambda number: (number < first, number))]
 
 
 def _parsed(text: str) -> list[Syscall]:
