@@ -7,9 +7,8 @@ from pathlib import Path
 
 import apsw
 
-from backends.errors import BackupError
 from backends.sqlite.check_beside import CheckBeside
-from backends.sqlite.copy import file_pieces
+from backends.sqlite.copy import file_pieces, of_our_file
 from backends.sqlite.error_text import NOT_UTF8
 from backends.sqlite.in_step import InStep, pieces_in_step
 from backends.sqlite.rebuild import Rebuilt
@@ -23,7 +22,7 @@ def checked_pieces(database: Path, rebuilt: Rebuilt) -> Iterator[Iterable[bytes]
     The last piece is followed by ReplayFailed if it is not whole; and by BackupError if it cannot be read.
     """
     if rebuilt.all_checked:
-        yield _read(file_pieces(database), database)
+        yield of_our_file(file_pieces(database), database)
         return
     with ExitStack() as held:
         descriptor, for_check = (_opened(database, held) for _ in range(2))
@@ -33,23 +32,13 @@ def checked_pieces(database: Path, rebuilt: Rebuilt) -> Iterator[Iterable[bytes]
         step = InStep()
         check = held.enter_context(CheckBeside(database, for_check, step))
         pieces = pieces_in_step(descriptor, os.fstat(descriptor).st_size, step)
-        yield _until_checked(_read(pieces, database), database, check)
+        yield _until_checked(of_our_file(pieces, database), database, check)
 
 
 def _opened(database: Path, held: ExitStack) -> int:
     descriptor = os.open(database, os.O_RDONLY | os.O_CLOEXEC)
     held.callback(os.close, descriptor)
     return descriptor
-
-
-def _read(pieces: Iterable[bytes], database: Path) -> Iterator[bytes]:
-    """The pieces. Whoever writes them would take an OSError for one of the destination, so this raises BackupError."""
-    try:
-        yield from pieces
-    except OSError as error:
-        raise BackupError(
-            f"{database} could not be read: {error.strerror}; nothing was replaced. Check its disk, then try again"
-        ) from error
 
 
 def _until_checked(pieces: Iterable[bytes], database: Path, check: CheckBeside) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ from backends.log.writer.compacted import BY, CompactedSnapshot, removed_unless_
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.pace import Pace
 from backends.log.writer.snapshot import next_generation, write_snapshot
-from backends.sqlite.copy import BytesDone, file_pieces, watched
+from backends.sqlite.copy import BytesDone, file_pieces, of_our_file, watched
 from backends.sqlite.in_parts import whole_errors
 from backends.sqlite.source import state_of
 from backends.sqlite.sparing import opened_sparingly
@@ -73,7 +73,7 @@ def snapshot_of_copy(
         if begun.generation != copied.replaces:
             raise BackupError("it was overtaken by another new snapshot")
         number = next_generation(storage, begun.generation)
-        pieces = reserve.checked(file_pieces(path), size, pace)
+        pieces = reserve.checked(of_our_file(file_pieces(path), path), size, pace)
         source = watched(SnapshotSource(pieces, copied.base.data_version, None, size=size), progress)
         file = begun.snapshot_header(number)
         with removed_unless_finished(storage):

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -93,7 +93,19 @@ def watched(source: SnapshotSource, progress: BytesDone) -> SnapshotSource:
             done += len(piece)
             progress(done, source.size)
 
-    return replace(source, pieces=Pieces(pieces))
+    # What can be read only once must not look as if it could be read again.
+    return replace(source, pieces=pieces() if isinstance(source.pieces, Iterator) else Pieces(pieces))
+
+
+def of_our_file(pieces: Iterable[bytes], path: Path) -> Iterator[bytes]:
+    """The pieces of a file that this program has made. Whoever writes them would take an OSError for one of the
+    destination, so this raises BackupError."""
+    try:
+        yield from pieces
+    except OSError as error:
+        raise BackupError(
+            f"{path} could not be read: {error.strerror}; nothing was replaced. Check its disk, then try again"
+        ) from error
 
 
 def file_pieces(path: Path) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
 """A new snapshot where there is little space: history is given up for it, it hurries, and what is lacking is said."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,8 +11,10 @@ import pytest
 from backends import backup_at
 from backends.compaction.from_copy import CopiedDatabase, snapshot_of_copy
 from backends.compaction.space_reserve import NEARLY_FULL
+from backends.errors import BackupError
 from backends.log.format.documents import Base
 from backends.log.writer.pace import Pace
+from backends.log.writer.writer import Writer
 from backends.storage.base import Space
 from backends.storage.local import LocalStorage
 from backends.system.commits import commits
@@ -86,6 +89,13 @@ class NearlyFull(LocalStorage):
         return Space(self.free, 1 << 40)
 
 
+def copied_at_the_end(writer: Writer, copy: Path) -> CopiedDatabase:
+    """This copy of the database, as of the last change."""
+    at = writer.position
+    base = Base(at.sequence, at.data_version, at.checksum, foreign_keys=True)
+    return CopiedDatabase(str(copy), base, writer.begin_segment(), 1)
+
+
 @pytest.mark.parametrize("hurries", [True, False])
 def test_snapshot_of_a_copy_hurries_where_it_nearly_fills_the_destination(
     world: World, history: History, tmp_path: Path, hurries: bool
@@ -96,9 +106,26 @@ def test_snapshot_of_a_copy_hurries_where_it_nearly_fills_the_destination(
     copy = tmp_path / "copy.sqlite3"
     copy.write_bytes(world.database.read_bytes())
     with closing(backup_at(world.url).open(silent)) as writer:
-        at = writer.position
-        base = Base(at.sequence, at.data_version, at.checksum, foreign_keys=True)
-        copied = CopiedDatabase(str(copy), base, writer.begin_segment(), 1)
         pace = Pace(commits)
-        snapshot_of_copy(storage, copied, lambda done, total: None, pace=pace)
+        snapshot_of_copy(storage, copied_at_the_end(writer, copy), lambda done, total: None, pace=pace)
         assert pace.hurried == hurries
+
+
+def test_snapshot_of_a_copy_says_that_the_copy_cannot_be_read(
+    world: World, history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not that the destination fails."""
+
+    def failing(path: Path) -> Iterator[bytes]:
+        yield path.read_bytes()[:4096]
+        raise OSError(errno.EIO, "Input/output error")
+
+    world.init().run([history.first(), *history.notes(3)])
+    copy = tmp_path / "copy.sqlite3"
+    copy.write_bytes(world.database.read_bytes())
+    monkeypatch.setattr("backends.compaction.from_copy.file_pieces", failing)
+    with (
+        closing(backup_at(world.url).open(silent)) as writer,
+        pytest.raises(BackupError, match=r"copy\.sqlite3 could not be read: Input/output error"),
+    ):
+        snapshot_of_copy(writer.storage, copied_at_the_end(writer, copy), lambda done, total: None)

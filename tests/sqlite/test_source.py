@@ -2,15 +2,18 @@
 
 import resource
 import stat
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import apsw
 import pytest
 
+from backends.base import Pieces, SnapshotSource
 from backends.errors import BackupError
 from backends.sqlite import connection as connection_module
 from backends.sqlite.compare import compare
+from backends.sqlite.copy import watched
 from backends.sqlite.source import Busy, Corrupt, DatabaseState, copy_database, inspect
 from tests.sqlite.conftest import Recording
 from tests.sqlite.databases import NODE, VARS, beside, execute, made, node, rows, with_hot_journal, with_wal
@@ -249,3 +252,18 @@ def _replace_last(path: Path, old: bytes, new: bytes) -> None:
     data = path.read_bytes()
     at = data.rindex(old)
     path.write_bytes(data[:at] + new + data[at + len(old) :])
+
+
+def test_watched_source_can_be_read_again_only_if_the_source_can() -> None:
+    """A writer that gives up history for a snapshot reads it once more: what was read already would be empty."""
+    seen = list[int]()
+
+    def show(done: int, total: int) -> None:
+        seen.append(done)
+
+    again = watched(SnapshotSource(Pieces(lambda: iter((b"a", b"bc"))), 1, None, size=3), show)
+    assert [b"".join(again.pieces) for _ in range(2)] == [b"abc", b"abc"]
+    assert seen == [1, 3, 1, 3]
+    once = watched(SnapshotSource(iter((b"a", b"bc")), 1, None, size=3), show)
+    assert isinstance(once.pieces, Iterator)
+    assert b"".join(once.pieces) == b"abc"
