@@ -12,6 +12,7 @@ import psutil
 
 from backends import place_at
 from backends.errors import BackupError
+from backends.log.status_of_members import listed
 from backends.members.urls import split_trailing
 from backends.members.where import place_warnings
 from backends.places.base import Place
@@ -47,11 +48,11 @@ def destination_warnings(url: str, place: Place, directory: Path) -> list[str]:
 def shell_only(names: list[str]) -> str:
     """What to say of variables that may be in this shell only, and what to write where."""
     several = len(names) > 1
-    what = " and ".join([", ".join(names[:-1]), names[-1]] if several else names)
     return (
-        f"{what} {'are' if several else 'is'} in the environment of this command and {'open' if several else 'opens'} "
-        "the destination. A node that systemd starts does not have your shell's environment, and would not start. Put "
-        f"{'them' if several else 'it'} into a file that only root can read, with a line NAME=VALUE for each, and name "
-        "it in the node's unit (systemctl edit lightningd): [Service] EnvironmentFile=FILE. Or keep the credentials in "
-        "the files of the user that runs lightningd (~/.aws/credentials, ~/.pgpass), and unset these variables here"
+        f"{listed(names)} {'are' if several else 'is'} in the environment of this command and "
+        f"{'open' if several else 'opens'} the destination. A node that systemd starts does not have your shell's "
+        f"environment, and would not start. Put {'them' if several else 'it'} into a file that only root can read, "
+        "with a line NAME=VALUE for each, and name it in the node's unit (systemctl edit lightningd): [Service] "
+        "EnvironmentFile=FILE. Or keep the credentials in the files of the user that runs lightningd "
+        "(~/.aws/credentials, ~/.pgpass), and unset these variables here"
     )

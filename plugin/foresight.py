@@ -5,7 +5,7 @@ from pathlib import Path
 from backends.base import Position
 from backends.errors import BackupError
 from backends.log.backup import Backup
-from backends.members.missing import Missing
+from backends.members.missing import missing_members
 from backends.members.start import StartRefused, may_start
 from backends.members.survey import Survey
 from backends.node.directory import database_path
@@ -62,7 +62,7 @@ def why_no_start(directory: Path, settings: Settings, backup: Backup, surveyed: 
             note,
             proven=proven,
             changed_ago=ago,
-            missing={name: Missing(why, surveyed.left.get(name)) for name, why in surveyed.missing.items()},
+            missing=missing_members(surveyed.missing, surveyed.left),
         )
     except StartRefused as error:
         return str(error)

@@ -5,6 +5,7 @@ damages it, everything else may be there. Then the session marker and the end of
 have gone on without the others, so that a start need not wait for a person.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -29,6 +30,11 @@ class Missing:
 
     why: str
     left: Left | None = None
+
+
+def missing_members(why: Mapping[str, str], left: Mapping[str, Left]) -> dict[str, Missing]:
+    """The members that were not seen, by their names: the clauses that say why, and what is left of some."""
+    return {name: Missing(clause, left.get(name)) for name, clause in why.items()}
 
 
 def left_at(backup: Backup, backup_id: str | None) -> Left | None:

@@ -17,7 +17,7 @@ from backends.log.writer.writer import Writer
 from backends.members.adopting import adopted
 from backends.members.epochs import Epochs, clause
 from backends.members.events import Events
-from backends.members.missing import Missing
+from backends.members.missing import Missing, missing_members
 from backends.members.newest import SeenMember, newest
 from backends.members.place import MembersPlace
 from backends.members.running import RunningMembers
@@ -69,10 +69,8 @@ class Members:
             {member.name: self._question(member.name) for member in self.settings.members}, self._within
         )
         self.seen = tuple(found[member.name] for member in self.settings.members if member.name in found)
-        left = left_by(failures)
-        self.missing = {
-            name: Missing(why_not_seen(error, self._within), left.get(name)) for name, error in failures.items()
-        }
+        why = {name: why_not_seen(error, self._within) for name, error in failures.items()}
+        self.missing = missing_members(why, left_by(failures))
         needed = key_needed_for(self.seen, failures)
         if needed is not None:
             raise needed

@@ -13,7 +13,7 @@ from typing import cast
 import apsw
 
 from backends.sqlite.connection import READ_ONLY, as_backup_error, corrupt, error_text, opened, run
-from backends.sqlite.foreign_keys import tables
+from backends.sqlite.names import quoted, tables
 from backends.sqlite.recovered_copy import recovered_copy
 
 _ROWIDS = ("rowid", "_rowid_", "oid")
@@ -86,7 +86,7 @@ class _Pair:
         here, only_here, changed = self._one(
             f"count(*), count(*) FILTER (WHERE {self._missing('y')}), count(*) FILTER (WHERE {differ})", both
         )
-        (there,) = self._one("count(*)", f"other.{_quoted(self._table)}")
+        (there,) = self._one("count(*)", f"other.{quoted(self._table)}")
         only_there = there - (here - only_here)
         if only_here:
             where = self._first("x", both, self._missing("y"))
@@ -119,19 +119,19 @@ class _Pair:
         return f", first row {row}" + (f" ({', '.join(names[:5])}{more})" if names else "")
 
     def _joined(self, left: str, x: str, right: str, y: str) -> str:
-        table = _quoted(self._table)
-        same = " AND ".join(f"{y}.{_quoted(column)} = {x}.{_quoted(column)}" for column in self._key)
+        table = quoted(self._table)
+        same = " AND ".join(f"{y}.{quoted(column)} = {x}.{quoted(column)}" for column in self._key)
         return f"{left}.{table} {x} LEFT JOIN {right}.{table} {y} ON {same}"
 
     def _missing(self, side: str) -> str:
-        return f"{side}.{_quoted(self._key[0])} IS NULL"
+        return f"{side}.{quoted(self._key[0])} IS NULL"
 
     @staticmethod
     def _differ(columns: Sequence[str]) -> str:
         """SQL that is true when any value differs, in type too: a plain comparison takes 1 and 1.0 for equal, and in
         some columns "a" and "A"."""
         x, y = (
-            ", ".join(f"typeof({side}.{_quoted(c)}), {side}.{_quoted(c)} COLLATE BINARY" for c in columns)
+            ", ".join(f"typeof({side}.{quoted(c)}), {side}.{quoted(c)} COLLATE BINARY" for c in columns)
             for side in ("x", "y")
         )
         return f"({x}) IS NOT ({y})"
@@ -140,9 +140,9 @@ class _Pair:
 def _shape(connection: apsw.Connection, schema: str, table: str) -> tuple[Sequence[str], Sequence[str]]:
     """The stored columns, and those of the row's key: the primary key of a table without rowids, else the rowid under a
     name that no column has (empty if columns have all its names)."""
-    columns = run(connection, f"PRAGMA {schema}.table_xinfo({_quoted(table)})")
+    columns = run(connection, f"PRAGMA {schema}.table_xinfo({quoted(table)})")
     names = [str(name) for _, name, _, _, _, _, hidden in columns if not hidden]
-    if any(row[4] for row in run(connection, f"PRAGMA {schema}.table_list({_quoted(table)})")):
+    if any(row[4] for row in run(connection, f"PRAGMA {schema}.table_list({quoted(table)})")):
         ordered = sorted((int(str(pk)), str(name)) for _, name, _, _, _, pk, _ in columns if pk)
         return names, [name for _, name in ordered]
     taken = {name.lower() for name in names}
@@ -181,10 +181,6 @@ def _sequence_differences(connection: apsw.Connection) -> list[str]:
     either_way = (run(connection, f"{one} EXCEPT {two}") for one, two in ((here, there), (there, here)))
     tables = {str(name) for found in either_way for name, _ in found}
     return [f"the last automatic id of table {table} differs" for table in sorted(tables)]
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _rows(count: int) -> str:

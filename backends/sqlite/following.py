@@ -28,6 +28,7 @@ from backends.sqlite.connection import (
     sync,
 )
 from backends.sqlite.error_text import NOT_UTF8
+from backends.sqlite.names import quoted
 from backends.sqlite.replay import Replay
 from backends.sqlite.replay_errors import creates_unknown, leads_elsewhere
 from backends.sqlite.schema import unknown_objects
@@ -173,8 +174,7 @@ class FollowingCopy(Replay):
         return ["sqlite_schema", *(str(name) for (name,) in run(self._connection, query))]
 
     def _check_table(self, table: str) -> None:
-        quoted = table.replace('"', '""')
-        found = [str(row[0]) for row in run(self._connection, f'PRAGMA integrity_check("{quoted}")')]
+        found = [str(row[0]) for row in run(self._connection, f"PRAGMA integrity_check({quoted(table)})")]
         if found != ["ok"]:
             damaged = f"the copy {self.path.name} fails SQLite's integrity check"
             what = "; ".join(printable(" ".join(fault.split())) for fault in found[:3])

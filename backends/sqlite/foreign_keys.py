@@ -6,7 +6,8 @@ from pathlib import Path
 
 import apsw
 
-from backends.sqlite.connection import error_text, run, sqlite_errors
+from backends.sqlite.connection import error_text, sqlite_errors
+from backends.sqlite.names import quoted, tables
 from backends.sqlite.recovered_copy import recovered_copy
 from backends.sqlite.sparing import opened_sparingly
 from backends.text import counted
@@ -27,7 +28,7 @@ class ForeignKeys:
     def look_at(self, connection: apsw.Connection, table: str) -> None:
         """Add what is violated in the rows of this table that the connection shows. Raises apsw.Error."""
         found = self.violated.setdefault(table, {})
-        for _, rowid, parent, key in connection.execute(f"PRAGMA foreign_key_check({_quoted(table)})"):
+        for _, rowid, parent, key in connection.execute(f"PRAGMA foreign_key_check({quoted(table)})"):
             count, first = found.get((parent, key), (0, rowid))
             found[parent, key] = count + 1, first if first is None or rowid is None else min(first, rowid)
 
@@ -63,13 +64,3 @@ def _sentences(table: str, found: _Found) -> Iterator[str]:
         refer = f"{counted(count, 'row')} {'refers' if count == 1 else 'refer'}"
         missing = f"{'a missing row' if count == 1 else 'missing rows'} of {parent}"
         yield f"table {table}: {refer} to {missing}{where}"
-
-
-def tables(connection: apsw.Connection, schema: str) -> list[str]:
-    """The names of the tables with stored rows; not SQLite's own (`sqlite_...`), which hold none of the node's data."""
-    sql = f"SELECT name FROM {schema}.sqlite_schema WHERE type = 'table' AND rootpage > 0 ORDER BY name"
-    return [str(name) for (name,) in run(connection, sql) if not str(name).startswith("sqlite_")]
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

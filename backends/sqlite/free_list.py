@@ -12,7 +12,8 @@ names; the leaves hold nothing. A trunk is always journalled before it is change
 from collections.abc import Callable, Container, Iterator
 from itertools import islice
 
-_HEAD, _COUNT = 32, 36  # in page 1
+HEAD, COUNT = 32, 36
+"""Where page 1 has the number of the first trunk, and how many pages are free."""
 
 
 class FreeListDamaged(Exception):
@@ -32,7 +33,7 @@ class FreeList:
         since the last call. Raises FreeListDamaged, and what `page` raises. To be read to its end.
         """
         first = page(1)
-        number, most = _number(first, _HEAD), _number(first, _COUNT)
+        number, most = number_at(first, HEAD), number_at(first, COUNT)
         before, self._trunks = self._trunks, {}
         while number:
             if number in self._trunks or len(self._trunks) >= most:
@@ -40,7 +41,7 @@ class FreeList:
             known = before.get(number)
             if known is None or number in changed:
                 trunk = page(number)
-                known = _number(trunk, 0)
+                known = number_at(trunk, 0)
                 yield from _leaves(trunk)
             self._trunks[number] = known
             number = known
@@ -48,9 +49,10 @@ class FreeList:
 
 def _leaves(trunk: bytes) -> Iterator[int]:
     numbers = memoryview(trunk)[: len(trunk) // 4 * 4]
-    count = min(_number(trunk, 4), len(numbers) // 4 - 2)
+    count = min(number_at(trunk, 4), len(numbers) // 4 - 2)
     return islice((int.from_bytes(numbers[at : at + 4], "big") for at in range(8, len(numbers), 4)), count)
 
 
-def _number(page: bytes, at: int) -> int:
+def number_at(page: bytes, at: int) -> int:
+    """The number of a page, or of pages, that is stored there."""
     return int.from_bytes(page[at : at + 4], "big")

@@ -25,6 +25,7 @@ from backends.sqlite.connection import (
 )
 from backends.sqlite.foreign_keys import ForeignKeys
 from backends.sqlite.in_step import InStep
+from backends.sqlite.names import quoted
 from backends.sqlite.page_ledger import Discrepancy, PageLedger, PageSet, runs
 from backends.sqlite.recorded_pages import RecordedPages, database_pages
 from backends.sqlite.sparing import Sparing, reading_pages, sparing
@@ -196,7 +197,7 @@ class _Check:
             self._check_order(connection, table, part)
             if not table.refers_to_itself:
                 self._look_at_keys(connection, table.name)
-            table.rows += number(one_row(connection, f"SELECT count(*) FROM {_quoted(table.name)} NOT INDEXED"))
+            table.rows += number(one_row(connection, f"SELECT count(*) FROM {quoted(table.name)} NOT INDEXED"))
         self._ledger.use(rows)
         self._forget(rows)
 
@@ -206,7 +207,7 @@ class _Check:
         rowid = next((name for name in _ROWIDS if (name,) not in columns), None)
         if rowid is None:
             raise Unexpected
-        ends = (f"(SELECT {end}({rowid}) FROM {_quoted(table.name)} NOT INDEXED)" for end in ("min", "max"))
+        ends = (f"(SELECT {end}({rowid}) FROM {quoted(table.name)} NOT INDEXED)" for end in ("min", "max"))
         least, largest = one_row(connection, f"SELECT {', '.join(ends)}") or (None, None)
         last = part.pages[-1].bound
         if not isinstance(least, int) or not isinstance(largest, int):
@@ -268,7 +269,7 @@ def _faults(connection: apsw.Connection, table: str) -> list[str]:
 
 
 def _each_fault(connection: apsw.Connection, table: str) -> Iterator[str]:
-    for (fault,) in islice(connection.execute(f"PRAGMA integrity_check({_quoted(table)})"), _MANY):
+    for (fault,) in islice(connection.execute(f"PRAGMA integrity_check({quoted(table)})"), _MANY):
         yield str(fault)
 
 
@@ -277,7 +278,3 @@ def _bits(pages: Pages, *numbers: int) -> int:
     for page in numbers:
         found.add(page)
     return found.bits()
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

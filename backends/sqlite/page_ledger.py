@@ -6,9 +6,9 @@ SQLite checks that itself when it checks a whole database in one go, but not whe
 import re
 from collections.abc import Iterator
 
+from backends.sqlite.free_list import COUNT, HEAD, number_at
 from backends.sqlite.table_tree import Pages
 
-_FREE_HEAD, _FREE_COUNT = 32, 36  # in page 1
 _LOCKED_BYTE = 1 << 30
 """The byte that SQLite's locks are on. The page with it is never used."""
 
@@ -76,18 +76,14 @@ class PageLedger:
 
     def _free_leaves(self) -> Iterator[int]:
         page = self._pages.read(1)
-        trunk, left = _number(page, _FREE_HEAD), _number(page, _FREE_COUNT)
+        trunk, left = number_at(page, HEAD), number_at(page, COUNT)
         while trunk:
             page = self._pages.read(trunk)
-            count = _number(page, 4)
+            count = number_at(page, 4)
             left -= count + 1
             if left < 0 or 8 + 4 * count > self._pages.usable:
                 raise Discrepancy
-            yield from (_number(page, 8 + 4 * index) for index in range(count))
-            trunk = _number(page, 0)
+            yield from (number_at(page, 8 + 4 * index) for index in range(count))
+            trunk = number_at(page, 0)
         if left:
             raise Discrepancy
-
-
-def _number(page: bytes, at: int) -> int:
-    return int.from_bytes(page[at : at + 4], "big")

@@ -19,6 +19,7 @@ from pathlib import Path
 import apsw
 
 from backends.sqlite.connection import READ_ONLY, connect
+from backends.sqlite.table_tree import CELLS, INNER, INNER_OF_INDEX, PAGE_NUMBER, POINTERS, RIGHTMOST
 from backends.system.room import fits, room_for_pages
 
 MAX_AHEAD = 4 << 20
@@ -32,14 +33,6 @@ _LARGEST_FOLIO = 4 << 20
 
 _MAX_VAIN = 8
 """So many times in a row, most of what was read ahead was not asked for: then reading ahead is left, until it pays."""
-
-_INNER_OF_TABLE, _INNER_OF_INDEX = 5, 2
-"""The first byte of an inner page of a tree, in the table's tree itself or in an index. (An overflow page begins with
-0 in a database below 64 GiB. What a wrong guess reads ahead is wasted, no more.)"""
-
-_CELLS, _RIGHTMOST, _POINTERS, _PAGE = 3, 8, 12, struct.Struct(">I")
-"""Offsets in an inner page: the number of cells, the last page below, where the cells are. Each cell begins with a
-page."""
 
 _AS_SQLITE_SAYS = "disk I/O error"
 _number = itertools.count()
@@ -182,7 +175,8 @@ class PageReader:
         while 0 < len(data) < amount and (more := os.pread(self._descriptor, amount - len(data), offset + len(data))):
             data += more
         self._read += 1
-        if len(data) >= 512 and data[0] in (_INNER_OF_TABLE, _INNER_OF_INDEX):
+        # An overflow page begins with 0 in a database below 64 GiB. What a wrong guess reads ahead is wasted, no more.
+        if len(data) >= 512 and data[0] in (INNER, INNER_OF_INDEX):
             self._look_ahead(data)
         return data
 
@@ -192,13 +186,13 @@ class PageReader:
         self.leads_back = self.leads_back or leads_back
         self._vain = 0 if self._read >= self._expected // 2 else self._vain + 1
         self._expected, self._read = len(below), 0
-        if page[0] == _INNER_OF_TABLE:
+        if page[0] == INNER:
             self._advise((run for run in self._ahead if run[1] <= self._forget_until), os.POSIX_FADV_DONTNEED)
             self._ahead = []
         if self._vain > _MAX_VAIN:
             return
         runs = list(_runs(below, len(page)))
-        if page[0] == _INNER_OF_TABLE:
+        if page[0] == INNER:
             self._ahead = runs
         self._advise(runs, os.POSIX_FADV_WILLNEED)
 
@@ -213,13 +207,13 @@ def _below(page: bytes, size: int) -> tuple[list[int], bool]:
 
     There are none if the page makes no sense.
     """
-    cells = int.from_bytes(page[_CELLS : _CELLS + 2], "big")
+    cells = int.from_bytes(page[CELLS : CELLS + 2], "big")
     try:
-        where = struct.unpack_from(f">{cells}H", page, _POINTERS)
-        found = [_PAGE.unpack_from(page, offset)[0] for offset in where]
+        where = struct.unpack_from(f">{cells}H", page, POINTERS)
+        found = [PAGE_NUMBER.unpack_from(page, offset)[0] for offset in where]
     except struct.error:
         return [], False
-    found.append(_PAGE.unpack_from(page, _RIGHTMOST)[0])
+    found.append(PAGE_NUMBER.unpack_from(page, RIGHTMOST)[0])
     pages = size // len(page)
     return sorted(number for number in found[: MAX_AHEAD // len(page)] if 0 < number <= pages), 1 in found
 

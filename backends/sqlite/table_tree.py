@@ -18,10 +18,11 @@ INNER_OF_INDEX, LEAF_OF_INDEX = 2, 10
 MIN_CUT = 4
 """Pages of the cut. A table with fewer (6 MB with pages of 4 KiB) is not worth it."""
 
-_CELLS, _CONTENT, _RIGHTMOST, _POINTERS = 3, 5, 8, 12
-"""Offsets in an inner page: number of cells, start of their content, last page below, where the cells are."""
+CELLS, _CONTENT, RIGHTMOST, POINTERS = 3, 5, 8, 12
+"""Offsets in an inner page: number of cells, start of their content, last page below, where the cells are. Each cell
+begins with the number of a page."""
 
-_NUMBER = struct.Struct(">I")
+PAGE_NUMBER = struct.Struct(">I")
 _MAX_CELL = 4 + 9
 _POINTER = 2
 
@@ -114,7 +115,7 @@ class TableTree:
         With `span`, parts are smaller where their leaves are scattered over more than so many bytes of the file, down
         to `least` bytes, and to a sixteenth of the table.
         """
-        room = (self.pages.usable - _POINTERS) // (_MAX_CELL + _POINTER)
+        room = (self.pages.usable - POINTERS) // (_MAX_CELL + _POINTER)
         fewest = max(self.size // 16, least) // self.pages.size
         part, rest = Part(), len(self.cut)
         for cut in self.cut:
@@ -156,12 +157,12 @@ def root_of(pages: Pages, part: Part) -> bytes:
         cell = lower.number.to_bytes(4, "big") + lower.bound
         end -= len(cell)
         page[end : end + len(cell)] = cell
-        at = _POINTERS + _POINTER * index
+        at = POINTERS + _POINTER * index
         page[at : at + _POINTER] = end.to_bytes(2, "big")
     page[0] = INNER
-    page[_CELLS : _CELLS + 2] = len(others).to_bytes(2, "big")
+    page[CELLS : CELLS + 2] = len(others).to_bytes(2, "big")
     page[_CONTENT : _CONTENT + 2] = (end & 0xFFFF).to_bytes(2, "big")
-    page[_RIGHTMOST : _RIGHTMOST + 4] = last.number.to_bytes(4, "big")
+    page[RIGHTMOST : RIGHTMOST + 4] = last.number.to_bytes(4, "big")
     return bytes(page)
 
 
@@ -177,19 +178,19 @@ def children(page: bytes, kind: int) -> list[int]:
     if page[0] != kind:
         raise NotDivisible
     try:
-        found = [_NUMBER.unpack_from(page, at)[0] for at in _cells(page)]
+        found = [PAGE_NUMBER.unpack_from(page, at)[0] for at in _cells(page)]
     except struct.error:
         raise NotDivisible from None
     if not found:
         raise NotDivisible
-    return [*found, _NUMBER.unpack_from(page, _RIGHTMOST)[0]]
+    return [*found, PAGE_NUMBER.unpack_from(page, RIGHTMOST)[0]]
 
 
 def _cells(page: bytes) -> tuple[int, ...]:
     """Where the cells of an inner page are. Raises NotDivisible."""
-    count = int.from_bytes(page[_CELLS : _CELLS + 2], "big")
+    count = int.from_bytes(page[CELLS : CELLS + 2], "big")
     try:
-        return struct.unpack_from(f">{count}H", page, _POINTERS)
+        return struct.unpack_from(f">{count}H", page, POINTERS)
     except struct.error:
         raise NotDivisible from None
 
@@ -228,7 +229,7 @@ def entries(pages: Pages, root: int) -> int:
     while waiting:
         page = pages.read(waiting.pop())
         seen += 1
-        cells = int.from_bytes(page[_CELLS : _CELLS + 2], "big")
+        cells = int.from_bytes(page[CELLS : CELLS + 2], "big")
         if seen > pages.count or page[0] not in (INNER_OF_INDEX, LEAF_OF_INDEX):
             raise NotDivisible
         found += cells
